@@ -1,0 +1,1 @@
+"""Latent factual memory for agents."""

@@ -1,0 +1,74 @@
+"""Every error this project raises: one tree, and each message says what to do next."""
+
+from __future__ import annotations
+
+
+class NextMemError(Exception):
+    """The root of all errors raised by nextmem-agents."""
+
+
+class InvalidArgument(NextMemError, ValueError):
+    """An argument is of the wrong type or out of range; nothing was read or written."""
+
+
+class EmptyText(InvalidArgument):
+    """There is no text to remember."""
+
+
+class TextTooLong(InvalidArgument):
+    """A text exceeds the tokens that one chunk may have; ``LatentCodec.chunk`` splits it."""
+
+
+class CheckpointError(NextMemError):
+    """A codec checkpoint is missing, incomplete, altered or of a newer format."""
+
+
+class CodecMismatch(NextMemError):
+    """Latents, a payload or a store belong to another codec than the one given."""
+
+
+class CannotAnswer(NextMemError):
+    """The codec has not been trained to answer questions from latents."""
+
+
+class PayloadError(NextMemError):
+    """The bytes kept for a chunk are damaged or of an unknown format."""
+
+
+class StoreError(NextMemError):
+    """The store cannot be opened, read or written."""
+
+
+class StoreLocked(StoreError):
+    """Another process is writing to this folder."""
+
+
+class StoreClosed(StoreError):
+    """The store, or the scope's store, was closed."""
+
+
+class ReadOnlyStore(StoreError):
+    """The store was opened read-only."""
+
+
+class NewerFormat(StoreError):
+    """The folder was written by a newer version; it was left untouched."""
+
+
+class DamagedRecord(StoreError):
+    """One memory's stored bytes no longer check out; all others stay readable."""
+
+
+class MemoryNotFound(StoreError, KeyError):
+    """No memory of this id exists in this scope."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class DataError(NextMemError):
+    """An input file (conversation, corpus, configuration) is missing or malformed."""
+
+
+class MissingExtra(NextMemError, ImportError):
+    """An optional dependency is not installed."""

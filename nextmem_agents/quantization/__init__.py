@@ -1,0 +1,33 @@
+"""Latents in 4 bits, and the bytes that a store keeps for one chunk.
+
+``QuantizedLatents`` and ``Payload`` need no torch; ``quantize``, ``quantize_batch`` and ``dequantize``
+import it when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nextmem_agents.quantization.latents import QuantizedLatents
+#from nextmem_agents.quantization.payload import Payload, encode_binding, text_checksum
+
+if TYPE_CHECKING:
+    from nextmem_agents.quantization.nf4 import dequantize, quantize, quantize_batch
+
+__all__ = [
+    
+    "QuantizedLatents",
+    "dequantize",
+    
+    "quantize",
+    "quantize_batch",
+    
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in {"dequantize", "quantize", "quantize_batch"}:
+        from nextmem_agents.quantization import nf4
+
+        return getattr(nf4, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

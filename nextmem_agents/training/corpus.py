@@ -1,0 +1,190 @@
+"""From text files to token arrays, and from token arrays to training frames."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ..errors import DataError
+from .config import ScratchConfig
+from .synthetic import synthetic_texts
+
+END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
+SYNTHETIC = "synthetic"
+_SYNTHETIC_TEXTS = 200_000
+_SPEAKER = re.compile(r"^[\w .'-]{1,30}: ")
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Texts of a ``.jsonl``, ``.jsonl.xz`` or ``.txt`` file (paragraphs apart by an empty line).
+
+    A JSON line gives its ``text``, or its ``question`` when it has no text; the turns of a dialogue follow as
+    texts of their own, without the speaker's name.
+
+    Raises:
+        DataError: a missing file, another ending, or a line that has neither key.
+    """
+    if not path.is_file():
+        raise DataError(f"no training file {path}")
+    if path.suffix == ".txt":
+        yield from filter(None, (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")))
+        return
+    if not path.name.endswith((".jsonl", ".jsonl.xz")):
+        raise DataError(f"{path}: give .txt, .jsonl or .jsonl.xz")
+    with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                text = record["text"] if "text" in record else record["question"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f'{path}, line {number}: not a JSON object with "text" or "question"') from error
+            yield text
+            if record.get("kind") == "dialogue" and "\n" in text:
+                yield from (_SPEAKER.sub("", turn) for turn in text.split("\n"))
+
+
+def find_sources(data: Path, config: ScratchConfig) -> dict[str, Path]:
+    """The file of each source that the configuration names.
+
+    Raises:
+        DataError: a source has no file in ``data``.
+    """
+    found = {}
+    for name in config.sources:
+        if name == SYNTHETIC:
+            continue
+        paths = [p for ending in (".jsonl.xz", ".jsonl", ".txt") if (p := data / f"{name}{ending}").is_file()]
+        if not paths:
+            raise DataError(f"{data} holds no {name}.jsonl.xz, {name}.jsonl or {name}.txt")
+        found[name] = paths[0]
+    return found
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE with single digits: every text has tokens, and numbers stay legible to a small model."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT, START_OF_DECODE, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
+    """Train the tokenizer and write each source's tokens; what is already in ``folder`` is used as it is.
+
+    Writes ``tokenizer.json`` and, per source, ``NAME.npz`` (``tokens`` uint16, ``offsets`` int64).
+    """
+    paths = find_sources(data, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.exists():
+        rng = random.Random(config.seed)
+        share = 0.2  # of the texts; merges are stable long before all of them
+
+        def sample() -> Iterator[str]:
+            for path in paths.values():
+                yield from (text for text in read_texts(path) if rng.random() < share)
+            yield from synthetic_texts(_SYNTHETIC_TEXTS // 20, config.seed)
+
+        train_tokenizer(sample(), config.vocabulary).save(str(tokenizer_file))
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    for name in config.sources:
+        target = folder / f"{name}.npz"
+        if target.exists():
+            continue
+        texts = synthetic_texts(_SYNTHETIC_TEXTS, config.seed + 1) if name == SYNTHETIC else read_texts(paths[name])
+        pieces: list[np.ndarray[Any, Any]] = []
+        batch: list[str] = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == 2000:
+                pieces += _encode(tokenizer, batch)
+                batch = []
+        pieces += _encode(tokenizer, batch)
+        if not pieces:
+            raise DataError(f"source {name!r} has no text")
+        offsets = np.cumsum([0] + [len(piece) for piece in pieces])
+        temporary = folder / f"{name}.partial.npz"
+        np.savez(temporary, tokens=np.concatenate(pieces), offsets=offsets)
+        temporary.replace(target)
+    return tokenizer
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray[Any, Any]]:
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(item.ids, dtype=np.uint16) for item in encoded if item.ids]
+
+
+class FrameSampler:
+    """Draws frames: texts of every length from 1 token to a whole frame, from weighted sources.
+
+    The frames of a step depend on (seed, step, rank) alone, so a resumed run sees what the killed one would.
+    """
+
+    def __init__(self, folder: Path, config: ScratchConfig):
+        self.config = config
+        self.names = list(config.sources)
+        weights = np.array([config.sources[name] for name in self.names], dtype=float)
+        self.weights = weights / weights.sum()
+        self.tokens, self.offsets = [], []
+        for name in self.names:
+            with np.load(folder / f"{name}.npz") as arrays:
+                self.tokens.append(arrays["tokens"])
+                self.offsets.append(arrays["offsets"])
+        self.synthetic = self.names.index(SYNTHETIC) if SYNTHETIC in self.names else None
+
+    def frames(self, step: int, rank: int, count: int) -> list[list[np.ndarray[Any, Any]]]:
+        """``count`` frames, each a list of texts that fill it exactly once padded to whole latents."""
+        rng = np.random.default_rng((self.config.seed, step, rank))
+        return [self._frame(rng) for _ in range(count)]
+
+    def _frame(self, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
+        ratio, left = self.config.tokens_per_latent, self.config.frame_tokens
+        shorter = rng.random() < self.config.short_text_share
+        texts = []
+        while left:
+            slots = left
+            if shorter:
+                # Log-uniform: as many texts around 16 tokens as around 64.
+                slots = min(left, ratio * max(1, round(2 ** rng.uniform(0, np.log2(left / ratio)))))
+            text = self._text(rng, int(rng.integers(slots - ratio + 1, slots + 1)))
+            texts.append(text)
+            left -= -(-len(text) // ratio) * ratio
+        return texts
+
+    def _crop(self, rng: np.random.Generator, source: int, length: int) -> np.ndarray[Any, Any]:
+        offsets = self.offsets[source]
+        which = int(rng.integers(len(offsets) - 1))
+        document = self.tokens[source][offsets[which] : offsets[which + 1]]
+        # Half the texts begin where a document does, as messages and first chunks do.
+        spare = max(0, len(document) - length)
+        begin = 0 if rng.random() < 0.5 else int(rng.integers(spare + 1))
+        return document[begin : begin + length].astype(np.int64)
+
+    def _text(self, rng: np.random.Generator, length: int) -> np.ndarray[Any, Any]:
+        text = self._crop(rng, int(rng.choice(len(self.names), p=self.weights)), length)
+        if rng.random() < self.config.random_span_share:
+            n = int(rng.integers(1, len(text) + 1))
+            if self.synthetic is None or rng.random() < 0.5:
+                span = rng.integers(3, self.config.vocabulary, n)  # 3: past the special tokens
+            else:
+                span = self._crop(rng, self.synthetic, n)
+            at = int(rng.integers(len(text) - len(span) + 1))
+            text[at : at + len(span)] = span
+        return text

@@ -1,0 +1,72 @@
+"""Muon on matrices, AdamW on the rest, with the matrices' updates shared out among the processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .config import ScratchConfig
+
+
+class SplitOptimizer:
+    """Muon (orthogonalised momentum) for weight matrices, AdamW for embeddings, norms and the scalar.
+
+    Muon's orthogonalisation costs as much as a fifth of a step, and every process would repeat it: each
+    process owns every n-th matrix, steps only those, and sends them to the others.
+    """
+
+    def __init__(self, model: nn.Module, config: ScratchConfig, rank: int = 0, processes: int = 1):
+        self.processes = processes
+        self.matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            (self.matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
+        self.owned = self.matrices[rank::processes]
+        self.muon = torch.optim.Muon(
+            self.owned, lr=config.muon_lr, momentum=config.muon_momentum, nesterov=True, weight_decay=0.0
+        )
+        self.adamw = torch.optim.AdamW(others, lr=config.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.rates = (config.muon_lr, config.adamw_lr)
+        self.parameters: list[Tensor] = self.matrices + others
+        self.clip = config.gradient_clip
+
+    def step(self, factor: float) -> float:
+        """Average the gradients over processes, clip, and step at ``factor`` of the base rates.
+
+        Returns the gradient norm before clipping.
+        """
+        if self.processes > 1:
+            flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+            dist.all_reduce(flat)
+            flat /= self.processes
+            begin = 0
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad.copy_(flat[begin : begin + p.numel()].view_as(p))
+                    begin += p.numel()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        for optimizer, rate in zip((self.muon, self.adamw), self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+        for p in self.parameters:
+            p.grad = None
+        if self.processes > 1:
+            for i, matrix in enumerate(self.matrices):
+                dist.broadcast(matrix.data, src=i % self.processes)
+        return norm
+
+    def state_dict(self) -> dict[str, object]:
+        """The state of this process's two optimisers."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+        """Restore what ``state_dict`` gave, in a run of the same number of processes."""
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def rate_factor(step: int, config: ScratchConfig) -> float:
+    """Linear warm-up, a plateau, then a linear decay to zero over the last ``decay_share`` of the run."""
+    decay_steps = max(1, int(config.steps * config.decay_share))
+    return min(1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps)

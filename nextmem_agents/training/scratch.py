@@ -1,0 +1,208 @@
+"""From-scratch training of a small codec: one script-like loop, resumable at every checkpoint.
+
+    python -m nextmem_agents.training.scratch --data TEXTS --output runs/mini --config mini.json
+    torchrun --standalone --nproc-per-node 2 -m nextmem_agents.training.scratch …   # two processes of one thread
+
+On CPUs two processes of one thread each beat one process of two threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .config import ScratchConfig
+from .corpus import FrameSampler, prepare
+from .frames import pack
+from .optimizer import SplitOptimizer, rate_factor
+from .reconstruction import FrameCodec, reconstruction_loss
+
+STATE = "state"
+
+
+def build(config: ScratchConfig) -> FrameCodec:
+    """A codec with random weights (seeded by the configuration)."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(config.seed)
+    backbone = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            head_dim=config.head_dim,
+            max_position_embeddings=1024,
+            rope_theta=config.rope_theta,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=None,
+        )
+    )
+    return FrameCodec(backbone, config.latent_scale, start_of_decode=1)
+
+
+def save_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer, step: int, rank: int) -> None:
+    """Write the run's state so that a kill at any moment leaves a whole one (new folder, then rename)."""
+    folder = run / f"{STATE}.partial"
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if dist.is_initialized():
+        dist.barrier()
+    tensors = {
+        f"{name}.{index}.{key}": value.contiguous()
+        for name, state in optimizer.state_dict().items()
+        for index, entries in state["state"].items()
+        for key, value in entries.items()
+    }
+    save_file(tensors, folder / f"optimizer-{rank}.safetensors")
+    if rank == 0:
+        weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "backbone.lm_head.weight"}
+        save_file(weights, folder / "model.safetensors", metadata={"step": str(step)})
+    if dist.is_initialized():
+        dist.barrier()
+    if rank == 0:
+        old = run / f"{STATE}.old"
+        if (run / STATE).exists():
+            (run / STATE).rename(old)
+        folder.rename(run / STATE)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer | None = None, rank: int = 0) -> int:
+    """Restore the last whole state of a run; returns the number of steps done (0 for a fresh run).
+
+    Raises:
+        CheckpointError: the state was written by another number of processes.
+    """
+    folder = run / STATE if (run / STATE).exists() else run / f"{STATE}.old"
+    if not folder.exists():
+        return 0
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict(weights | {"backbone.lm_head.weight": weights["backbone.model.embed_tokens.weight"]})
+    if optimizer is not None:
+        if len(list(folder.glob("optimizer-*"))) != optimizer.processes:
+            raise CheckpointError(f"{folder} was written by another number of processes; resume with as many")
+        state: dict[str, Any] = optimizer.state_dict()
+        for part in state.values():
+            part["state"] = {}
+        with safe_open(folder / f"optimizer-{rank}.safetensors", framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                name, index, entry = key.split(".", 2)
+                state[name]["state"].setdefault(int(index), {})[entry] = file.get_tensor(key)
+        optimizer.load_state_dict(state)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def train(config: ScratchConfig, data: Path, run: Path, *, compile_model: bool = True) -> None:
+    """Train until ``config.steps``, resuming what ``run`` holds; logs one JSON line per step to ``log.jsonl``.
+
+    Raises:
+        DataError: a source's file is missing or empty.
+        CheckpointError: ``run`` belongs to another configuration or number of processes.
+    """
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        dist.init_process_group("gloo")
+        torch.set_num_threads(1)
+    run.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        prepare(data, run / "corpus", config)
+        config.save(run / "config.json")
+    if processes > 1:
+        dist.barrier()
+    sampler = FrameSampler(run / "corpus", config)
+    model = build(config)
+    if compile_model:
+        model.compile()
+    optimizer = SplitOptimizer(model, config, rank, processes)
+    first = load_state(run, model, optimizer, rank)
+    log = (run / "log.jsonl").open("a", encoding="utf-8") if rank == 0 else None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=rank != 0) as progress:
+        task = progress.add_task("training", total=config.steps, completed=first)
+        tokens_per_step = config.frames_per_step * config.frame_tokens
+        for step in range(first, config.steps):
+            started = time.perf_counter()
+            learned = float(model.accuracy) > config.corruption_after
+            frames = sampler.frames(step, rank, config.frames_per_step // processes)
+            batch = pack(frames, model.start_of_decode, 0, config.tokens_per_latent)
+            generator = torch.Generator().manual_seed(hash((config.seed, step, rank)) % 2**63)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, accuracy = reconstruction_loss(
+                    model,
+                    batch,
+                    corruption=config.corruption if learned else 0.0,
+                    noise=config.latent_noise,
+                    quantize_share=config.quantize_share if learned else 0.0,
+                    generator=generator,
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = optimizer.step(rate_factor(step, config))
+            shared = torch.stack([loss.detach(), accuracy])
+            if processes > 1:
+                dist.all_reduce(shared)
+                shared /= processes
+            model.accuracy.clamp_(min=0.9 * float(model.accuracy) + 0.1 * float(shared[1]))
+            if log is not None:
+                seconds = time.perf_counter() - started
+                row = {
+                    "step": step,
+                    "tokens": (step + 1) * tokens_per_step,
+                    "loss": round(float(shared[0]), 5),
+                    "accuracy": round(float(shared[1]), 5),
+                    "gradient_norm": round(norm, 4),
+                    "latent_scale": round(float(model.latent_scale.detach()), 5),
+                    "tokens_per_second": round(tokens_per_step / seconds, 1),
+                }
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                note = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.4f} {row['tokens_per_second']:.0f} tokens/s"
+                progress.update(task, advance=1, description=note)
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                save_state(run, model, optimizer, step + 1, rank)
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+def state_tensors(model: FrameCodec) -> dict[str, Tensor]:
+    """The backbone's weights in bf16 under transformers' own names (the head is tied)."""
+    named = model.backbone.state_dict().items()
+    return {name: value.to(torch.bfloat16).contiguous() for name, value in named if name != "lm_head.weight"}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of training texts (.jsonl, .jsonl.xz, .txt).")],
+    output: Annotated[Path, typer.Option(help="Folder of the run: state, log, prepared corpus.")],
+    config: Annotated[Path, typer.Option(help="Training settings, JSON.")],
+    steps: Annotated[int | None, typer.Option(help="Override the number of steps.")] = None,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile")] = True,
+) -> None:
+    """Train a small codec from scratch, or go on with a run."""
+    settings = ScratchConfig.load(config)
+    if steps is not None:
+        settings = dataclasses.replace(settings, steps=steps)
+    train(settings, data, output, compile_model=compile_model)
+
+
+if __name__ == "__main__":
+    typer.run(main)
