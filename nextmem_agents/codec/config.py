@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import CheckpointError, InvalidArgument
+from nextmem_agents.errors import CheckpointError, InvalidArgument
 
 CONFIG_FILE = "nextmem.json"
 FORMAT_VERSION = 1

@@ -9,25 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nextmem_agents.quantization.latents import QuantizedLatents
-#from nextmem_agents.quantization.payload import Payload, encode_binding, text_checksum
+from nextmem_agents.quantization.payload import Payload, encode_binding, text_checksum
 
 if TYPE_CHECKING:
-    from nextmem_agents.quantization.nf4 import dequantize, quantize, quantize_batch
+    from nextmem_agents.quantization.schemes import dequantize, quantize, quantize_batch
 
 __all__ = [
-    
+    "Payload",
     "QuantizedLatents",
     "dequantize",
-    
+    "encode_binding",
     "quantize",
     "quantize_batch",
-    
+    "text_checksum",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name in {"dequantize", "quantize", "quantize_batch"}:
-        from nextmem_agents.quantization import nf4
+        from nextmem_agents.quantization import schemes
 
-        return getattr(nf4, name)
+        return getattr(schemes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from nextmem_agents.errors import DataError
 
 
 @dataclass(frozen=True)

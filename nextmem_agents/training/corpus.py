@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..errors import DataError
-from .config import ScratchConfig
-from .synthetic import synthetic_texts
+from nextmem_agents.errors import DataError
+from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.synthetic import synthetic_texts
 
 END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
 SYNTHETIC = "synthetic"

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .config import ScratchConfig
+from nextmem_agents.training.config import ScratchConfig
 
 
 class SplitOptimizer:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..quantization.nf4 import CODES
-from .frames import FrameBatch
+from ..quantization.nf4 import NF4_CODES
+from nextmem_agents.training.frames import FrameBatch
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -120,7 +120,7 @@ def nf4_per_latent(latents: Tensor, table: Tensor) -> Tensor:
     """Latents [..., D] as they come back from NF4 codes with a per-dimension table and absmax scales."""
     scaled = latents / table
     scale = scaled.abs().amax(-1, keepdim=True)
-    codes = CODES.to(latents.device)
+    codes = torch.tensor(NF4_CODES, device=latents.device)
     index = torch.bucketize(scaled / scale, (codes[1:] + codes[:-1]) / 2)
     return codes[index] * scale * table
 

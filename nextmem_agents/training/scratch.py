@@ -22,14 +22,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from ..errors import CheckpointError
-from .config import ScratchConfig
-from .corpus import FrameSampler, prepare
-from .frames import pack
-from .optimizer import SplitOptimizer, rate_factor
-from .reconstruction import FrameCodec, reconstruction_loss
+from nextmem_agents.errors import CheckpointError
+from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.corpus import FrameSampler, prepare
+from nextmem_agents.training.frames import pack
+from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
+from nextmem_agents.training.reconstruction import FrameCodec, reconstruction_loss
 
 STATE = "state"
 
@@ -182,12 +181,6 @@ def train(config: ScratchConfig, data: Path, run: Path, *, compile_model: bool =
                 save_state(run, model, optimizer, step + 1, rank)
     if processes > 1:
         dist.destroy_process_group()
-
-
-def state_tensors(model: FrameCodec) -> dict[str, Tensor]:
-    """The backbone's weights in bf16 under transformers' own names (the head is tied)."""
-    named = model.backbone.state_dict().items()
-    return {name: value.to(torch.bfloat16).contiguous() for name, value in named if name != "lm_head.weight"}
 
 
 def main(

@@ -1,0 +1,110 @@
+"""Latents to tokens: greedy decoding, and the one parallel pass that tells what greedy decoding will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.encoder import pad_ids
+
+
+def _prefix(backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, mask and positions of [latents, SoD]; the SoD's position comes last."""
+    batch, longest, _ = values.shape
+    sod = backbone.embed(torch.full((batch, 1), config.start_of_decode, device=backbone.device))
+    scaled = (values.to(backbone.device) * config.latent_scale).to(sod.dtype)
+    arange = torch.arange(longest, device=backbone.device)[None]
+    lengths = lengths.to(backbone.device)[:, None]
+    mask = torch.cat([(arange < lengths).long(), torch.ones_like(lengths)], 1)
+    if config.positions == "aligned" and config.tokens_per_latent:
+        positions = torch.cat([(arange * config.tokens_per_latent).expand(batch, -1), torch.zeros_like(lengths)], 1)
+    else:
+        positions = torch.cat([arange.expand(batch, -1), lengths], 1)
+    return torch.cat([scaled, sod], 1), mask, positions
+
+
+@torch.inference_mode()
+def greedy_batch(
+    backbone: Backbone,
+    config: CodecConfig,
+    values: Tensor,
+    lengths: Tensor,
+    *,
+    steps: Sequence[int],
+    repairs: Sequence[Mapping[int, int]] | None = None,
+    stop_at_end: bool = True,
+) -> list[list[int]]:
+    """Greedy decoding of latents [B, L, D] with a key/value cache.
+
+    Args:
+        backbone: the model in its decoder role.
+        config: the codec's configuration.
+        values: float [B, L, D].
+        lengths: int64 [B].
+        steps: the most tokens each row may take.
+        repairs: per row, position → token id that is taken in place of the argmax.
+        stop_at_end: end a row at the end-of-text token (not part of the result). Off where the number of
+            tokens is known, since a text may be cut anywhere.
+
+    Returns:
+        Token ids of each row.
+    """
+    embeddings, mask, positions = _prefix(backbone, config, values, lengths)
+    batch, total = len(values), max(steps)
+    forced = torch.full((batch, total), -1, device=backbone.device)
+    for i, row in enumerate(repairs or ()):
+        for position, token in row.items():
+            forced[i, position] = token
+    cache = backbone.new_cache()
+    hidden = backbone.hidden(embeddings, mask, positions, cache)[:, -1:]
+    position = positions[:, -1:]
+    ended = torch.zeros(batch, dtype=torch.bool, device=backbone.device)
+    tokens = []
+    for t in range(total):
+        token = backbone.logits(hidden[:, -1]).argmax(-1)
+        token = torch.where(forced[:, t] >= 0, forced[:, t], token)
+        tokens.append(token)
+        ended |= token == config.end_of_text
+        if t + 1 == total or (stop_at_end and bool(ended.all())):
+            break
+        position = position + 1
+        mask = torch.cat([mask, mask.new_ones(batch, 1)], 1)
+        hidden = backbone.hidden(backbone.embed(token[:, None]), mask, position, cache)
+    rows = [row[:n] for row, n in zip(torch.stack(tokens, 1).tolist(), steps, strict=True)]
+    if stop_at_end:
+        rows = [row[: row.index(config.end_of_text)] if config.end_of_text in row else row for row in rows]
+    return rows
+
+
+@torch.inference_mode()
+def teacher_forced_batch(
+    backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], list[list[float]]]:
+    """What the decoder predicts at each token of ``rows``, given the latents and the true prefix.
+
+    Returns:
+        Per row, the argmax token ids, and the true token's lead: its logit minus the best other one
+        (negative where the argmax is wrong).
+    """
+    embeddings, mask, positions = _prefix(backbone, config, values, lengths)
+    ids, ids_mask = pad_ids(rows, config.end_of_text, backbone.device)
+    after = positions[:, -1:] + 1 + torch.arange(ids.shape[1] - 1, device=backbone.device)[None]
+    hidden = backbone.hidden(
+        torch.cat([embeddings, backbone.embed(ids[:, :-1])], 1),
+        torch.cat([mask, ids_mask[:, :-1]], 1),
+        torch.cat([positions, after], 1),
+    )[:, values.shape[1] :]
+    predicted, leads = [], []
+    # Row by row: [B, T, V] logits of a large vocabulary would take gigabytes.
+    for states, row in zip(hidden, rows, strict=True):
+        true = torch.as_tensor(row, device=backbone.device)[:, None]
+        logits = backbone.logits(states[: len(row)])
+        best = logits.argmax(-1)
+        lead = logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1)
+        predicted.append(best.tolist())
+        leads.append(lead.tolist())
+    return predicted, leads

@@ -1,0 +1,169 @@
+"""Texts to payloads and back, exactly: quantise, repair, verify; decode, check, and say so.
+
+Nothing here can lose a text: what the decoder cannot be made to give back, the payload keeps literally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nextmem_agents.codec.decoder import greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.latent_codec import LatentCodec, in_batches
+from nextmem_agents.codec.repair import Repair
+from nextmem_agents.errors import CodecMismatch, EmptyText
+from nextmem_agents.quantization import Payload, QuantizedLatents, dequantize, text_checksum
+
+# Decoding is bit-stable enough for the margin alone only here; elsewhere a copy of the text is kept as well.
+STABLE_PROFILE = "float32/cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedChunk:
+    """One chunk, ready to be stored.
+
+    Attributes:
+        payload: what is kept.
+        vector: float32 [D], the mean of the dequantised latents: the index vector.
+    """
+
+    payload: Payload
+    vector: Tensor
+
+
+@dataclass(frozen=True)
+class DecompressedText:
+    """A text made from payloads.
+
+    Attributes:
+        text: the text.
+        exact: whether every chunk's checksum was right; if not, ``text`` is the decoder's best effort.
+    """
+
+    text: str
+    exact: bool
+
+
+def compress(codec: LatentCodec, texts: Sequence[str], keep_text: bool | None = None) -> list[list[CompressedChunk]]:
+    """Payloads of texts of any length, each a list of chunks in order.
+
+    Args:
+        codec: the codec.
+        texts: none empty.
+        keep_text: keep a compressed copy of the text beside the latents; by default only where decoding is
+            not bit-stable (any profile but float32 on a CPU).
+
+    Raises:
+        EmptyText: a text is empty.
+        InvalidArgument: a text is no string, or has lone surrogates.
+    """
+    if keep_text is None:
+        keep_text = codec.profile != STABLE_PROFILE
+    parts = [codec.chunk(text) for text in texts]
+    for i, chunks in enumerate(parts):
+        if not chunks:
+            raise EmptyText(f"text {i} is empty; there is nothing to remember")
+    flat = [part for chunks in parts for part in chunks]
+    ids = codec.tokenizer.encode(flat)
+    done = in_batches(
+        [len(row) for row in ids],
+        lambda rows: _compress_batch(codec, [ids[i] for i in rows], [flat[i].encode() for i in rows], keep_text),
+    )
+    remaining = iter(done)
+    return [[next(remaining) for _ in chunks] for chunks in parts]
+
+
+def _compress_batch(
+    codec: LatentCodec, ids: list[list[int]], texts: list[bytes], keep_text: bool
+) -> list[CompressedChunk]:
+    quantized = codec.quantize(codec.encode_ids(ids))
+    latents = codec.dequantize(quantized)
+    vectors = codec.pool(latents).cpu()
+    _, leads = teacher_forced_batch(codec.backbone, codec.config, latents.values, latents.lengths, ids)
+    repairs = [Repair.of(row, lead) for row, lead in zip(ids, leads, strict=True)]
+    # The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
+    decoded = _decode(codec, latents.values, latents.lengths, [len(row) for row in ids], repairs)
+    chunks = []
+    for i, text in enumerate(texts):
+        literal = decoded[i] != text or repairs[i].n_bytes >= len(text)
+        payload = Payload(
+            codec_id=codec.codec_id,
+            n_tokens=len(ids[i]),
+            text_checksum=text_checksum(text),
+            n_bytes=len(text),
+            latents=None if literal else quantized[i],
+            repair=() if literal else repairs[i].tokens,
+            n_wrong=0 if literal else repairs[i].n_wrong,
+            profile=codec.profile,
+            literal=text if literal else None,
+            kept_text=text if keep_text and not literal else None,
+        )
+        chunks.append(CompressedChunk(payload, vectors[i]))
+    return chunks
+
+
+def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> list[DecompressedText]:
+    """The texts of memories, each given as its chunks' payloads in order; all are decoded together.
+
+    Raises:
+        CodecMismatch: a payload was written by another codec.
+    """
+    flat = [payload for payloads in memories for payload in payloads]
+    for payload in flat:
+        if payload.codec_id != codec.codec_id:
+            raise CodecMismatch(
+                f"a payload of codec {payload.codec_id.hex()} was given to codec {codec.codec_id.hex()} "
+                f"({codec.config.name!r}); use the codec that wrote it"
+            )
+    parts: dict[int, tuple[bytes, bool]] = {
+        i: (payload.literal, True) for i, payload in enumerate(flat) if payload.literal is not None
+    }
+    latent = [i for i, payload in enumerate(flat) if payload.latents is not None]
+    decoded = in_batches(
+        [flat[i].n_tokens for i in latent], lambda rows: decode_payloads(codec, [flat[latent[r]] for r in rows])
+    )
+    for i, text in zip(latent, decoded, strict=True):
+        parts[i] = _checked(codec, flat[i], text)
+    texts = []
+    position = 0
+    for payloads in memories:
+        chunk_parts = [parts[position + i] for i in range(len(payloads))]
+        position += len(payloads)
+        joined = b"".join(data for data, _ in chunk_parts)
+        texts.append(DecompressedText(joined.decode("utf-8", "replace"), all(exact for _, exact in chunk_parts)))
+    return texts
+
+
+def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, bool]:
+    if text_checksum(text) == payload.text_checksum:
+        return text, True
+    # A near-tie may have fallen otherwise in this batch; alone is how a batch cannot matter.
+    alone = decode_payloads(codec, [payload])[0]
+    if text_checksum(alone) == payload.text_checksum:
+        return alone, True
+    if payload.kept_text is not None:
+        return payload.kept_text, True
+    return text, False
+
+
+def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload], *, repaired: bool = True) -> list[bytes]:
+    """The decoder's greedy output for latent payloads, in one batch; unaided if ``repaired`` is off."""
+    rows: list[QuantizedLatents] = [payload.latents for payload in payloads if payload.latents is not None]
+    values, lengths = dequantize(rows, codec.quantization_table)
+    steps = [payload.n_tokens for payload in payloads]
+    repairs = [Repair(payload.repair if repaired else (), payload.n_wrong) for payload in payloads]
+    return _decode(codec, values, lengths, steps, repairs)
+
+
+def _decode(
+    codec: LatentCodec, values: Tensor, lengths: Tensor, steps: Sequence[int], repairs: Sequence[Repair]
+) -> list[bytes]:
+    forced: list[Mapping[int, int]] = [dict(repair.tokens) for repair in repairs]
+    with torch.inference_mode():
+        ids = greedy_batch(
+            codec.backbone, codec.config, values, lengths, steps=steps, repairs=forced, stop_at_end=False
+        )
+    return [codec.tokenizer.to_bytes(row) for row in ids]

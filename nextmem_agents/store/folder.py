@@ -1,0 +1,247 @@
+"""What all handles on one folder share within a process: the database, the index, the lock, and how often it is open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nextmem_agents.errors import CodecMismatch, InvalidArgument, StoreError
+from nextmem_agents.store import tables
+from nextmem_agents.store.chroma import ChromaIndex
+from nextmem_agents.store.exact import Block, Matrices, Vectors, Versions, rank, unit
+from nextmem_agents.store.indexing import Indexer
+from nextmem_agents.store.lock import WriterLock
+from nextmem_agents.store.records import Where
+from nextmem_agents.store.sqlite import Database, inspect
+
+MEMORY = ":memory:"
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What a store must know of the codec that fills it: D, the fingerprint, and a name to say to people."""
+
+    dim: int
+    fingerprint: str
+    name: str
+
+
+class Folder:
+    """An open store; every use holds ``mutex``, since one connection serves all threads."""
+
+    def __init__(self, path: Path | None, codec: Codec, read_only: bool) -> None:
+        self.path = path
+        self.codec = codec
+        self.pid = os.getpid()
+        self.users = 0
+        self.mutex = threading.RLock()
+        self.index: Indexer | None = None
+        self._lock: WriterLock | None = None
+        self._matrices = Matrices()
+        self._seen_changes = 0
+        if path is not None:
+            _prepare(path, read_only)
+            file = path / "records.sqlite3"
+            inspect(file)  # before the lock: a refusal must not leave a trace
+            if not read_only:
+                self._lock = WriterLock(path)
+                self._lock.acquire()
+        try:
+            self.database = Database.open(path / "records.sqlite3" if path else None, read_only)
+            try:
+                self._settle_codec(read_only)
+                if not read_only:
+                    chroma = ChromaIndex(path / "chroma" if path else None, codec.dim, codec.fingerprint)
+                    self.index = Indexer(self.database, chroma, codec.dim)
+                    if path is not None:
+                        self.index.recover()
+            except BaseException:
+                self.database.close()
+                raise
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Flush the index and let go of everything."""
+        with self.mutex:
+            try:
+                if self.index is not None:
+                    self.index.close()
+            finally:
+                self.database.close()
+                if self._lock is not None:
+                    self._lock.release()
+
+    def check_codec(self, codec: Codec) -> None:
+        """Raise ``CodecMismatch`` unless the folder belongs to this codec."""
+        _compare(self.path, self.codec, codec)
+
+    def wrote(self, scope: int) -> None:
+        """After a write to a scope: let go of what was cached of it, and flush the index when it is time."""
+        self._matrices.drop(scope)
+        if self.index is not None:
+            self.index.wrote()
+
+    def nearest(
+        self, name: str, query: Vectors, k: int, where: Where | None, exact_limit: int
+    ) -> list[tuple[int, float]]:
+        """The k memories of a scope nearest to a unit vector; see ``Store.nearest``."""
+        with self.database.transaction() as sql:
+            scope = tables.scope_key(sql, name)
+            if scope is None:
+                return []
+            allowed = tables.matching_versions(sql, scope, where) if where else None
+            small = not tables.exceeds(sql, scope, exact_limit)
+            if small:
+                return rank([self._matrix(sql, scope)], query, k, allowed)
+            total, _ = tables.lengths(sql, scope)
+        available = total if allowed is None else len(allowed)
+        # A filter that leaves few is answered sooner and exactly by looking at just those.
+        if available > exact_limit or (allowed is None and available > k):
+            found = self._indexed(name, scope, query, k, allowed, total)
+            if len(found) == min(k, available):
+                return found
+        with self.database.transaction() as sql:
+            return rank(_units(tables.vectors(sql, scope, self.codec.dim, allowed)), query, k)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk; see ``Store.sizes``."""
+        with self.database.transaction() as sql:
+            parts = {part: int(size) for part, size in tables.table_sizes(sql).items()}
+        return parts | {
+            "records": self.database.size(),
+            "chroma": 0 if self.path is None else _bytes_under(self.path / "chroma"),
+        }
+
+    def _indexed(
+        self, name: str, scope: int, query: Vectors, k: int, allowed: Versions | None, total: int
+    ) -> list[tuple[int, float]]:
+        """What Chroma proposes, scored anew over all chunks of each memory."""
+        if self.index is None:
+            return []
+        share = 1.0 if allowed is None else len(allowed) / total
+        proposed = self.index.candidates(name, query, int(max(64, 4 * k) / share))
+        if not proposed:
+            return []
+        versions = np.array(proposed, dtype=np.int64)
+        with self.database.transaction() as sql:
+            return rank(_units(tables.vectors(sql, scope, self.codec.dim, versions)), query, k, allowed)
+
+    def _matrix(self, sql: sqlite3.Connection, scope: int) -> Block:
+        changes = self.database.foreign_changes()
+        if changes != self._seen_changes:  # another process wrote; only a reader sees that
+            self._matrices.clear()
+            self._seen_changes = changes
+
+        def load() -> Block:
+            blocks = list(_units(tables.vectors(sql, scope, self.codec.dim)))
+            if not blocks:
+                return np.empty(0, dtype=np.int64), np.empty((0, self.codec.dim), dtype=np.float32)
+            return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
+
+        return self._matrices.get(scope, load)
+
+    def _settle_codec(self, read_only: bool) -> None:
+        with self.database.transaction(write=not read_only) as sql:
+            found = dict(sql.execute("SELECT key, value FROM settings"))
+            if not found:
+                if read_only:
+                    raise StoreError(f"the store in {self.path} was not finished being made; open it for writing once")
+                mine = {"dim": str(self.codec.dim), "fingerprint": self.codec.fingerprint, "codec":
+                self.codec.name} sql.executemany("INSERT INTO settings (key, value) VALUES (?, ?)",
+                mine.items()) return
+        try:
+            written = Codec(int(found["dim"]), found["fingerprint"], found["codec"])
+        except (KeyError, ValueError) as error:
+            raise StoreError(f"the settings in {self.path} are damaged: {error!r}") from error
+        _compare(self.path, written, self.codec)
+
+
+def _units(blocks: Iterator[Block]) -> Iterator[Block]:
+    return ((versions, unit(values)) for versions, values in blocks)
+
+
+def _compare(path: Path | None, written: Codec, given: Codec) -> None:
+    if (written.dim, written.fingerprint) != (given.dim, given.fingerprint):
+        raise CodecMismatch(
+            f"the store in {path or MEMORY} was written with the codec {written.name!r} (fingerprint "
+            f"{written.fingerprint}, {written.dim} dimensions) and is opened with {given.name!r} (fingerprint "
+            f"{given.fingerprint}, {given.dim} dimensions); open it with the codec that wrote it, or use another folder"
+        )
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be writing
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _prepare(path: Path, read_only: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is not a folder; a store is a folder")
+    if read_only:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)  # memories are private
+    except OSError as error:
+        raise StoreError(f"the folder {path} cannot be made: {error}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StoreError(f"the folder {path} cannot be written to; choose another one or open it with read_only=True")
+
+
+# The process id is in the key so that a forked child neither uses nor frees what its parent opened.
+_open: dict[tuple[int, str, bool], Folder] = {}
+_guard = threading.Lock()
+
+
+def _renew_guard() -> None:
+    global _guard  # noqa: PLW0603
+    _guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guard)  # a lock held by another thread stays locked in the
+    child
+
+
+def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool) -> Folder:
+    """The open store of a folder, shared with whoever has it open in this process; ``:memory:`` is never shared."""
+    if os.fspath(folder) == MEMORY:
+        if read_only:
+            raise InvalidArgument("':memory:' has nothing to read yet; read_only=True needs a folder")
+        opened = Folder(None, codec, read_only)
+        opened.users = 1
+        return opened
+    path = Path(os.path.realpath(folder))
+    key = (os.getpid(), str(path), read_only)
+    with _guard:
+        shared = _open.get(key)
+        if shared is None:
+            shared = _open[key] = Folder(path, codec, read_only)
+        shared.check_codec(codec)
+        shared.users += 1
+        return shared
+
+
+def release(folder: Folder) -> None:
+    """Give back what :func:`acquire` gave; the last one closes it."""
+    if folder.pid != os.getpid():
+        return  # a forked child must not close its parent's files
+    with _guard:
+        folder.users -= 1
+        if folder.users == 0:
+            for key in [key for key, shared in _open.items() if shared is folder]:
+                del _open[key]
+            folder.close()

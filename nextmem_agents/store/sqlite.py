@@ -1,0 +1,221 @@
+"""``records.sqlite3``, the truth of an embedded store: how it is opened, laid out and kept safe."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from nextmem_agents.errors import NewerFormat, StoreError
+
+APPLICATION_ID = 0x4E784D31  # "NxM1"
+FORMAT = 1
+
+# For ~1 KB payloads and 256-d vectors, bytes on disk over bytes of content: 1.20 at SQLite's usual 4 KB
+# pages, 1.10 at 8 KB, 1.07 at 16 KB; 32 KB gains nothing more and doubles the time of a single write. 34 KB
+# payloads fit 16 KB too.
+PAGE_SIZE = 16_384
+WAL_PAGES = 256  # 4 MB, what SQLite's default of 1,000 pages means at 4 KB
+
+# Every table carries the scope and every key begins with it, so that no statement can do without; the foreign
+# keys make sure that a chunk is of its memory's scope. `current` versions alone have vectors, attributes and
+# postings: an old one keeps its payloads, for `history`. AUTOINCREMENT: a version, which is also the id in
+# Chroma, never comes back.
+SCHEMA = """
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE scopes (scope INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+CREATE TABLE memories (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    scope INTEGER NOT NULL REFERENCES scopes (scope),
+    id TEXT NOT NULL,
+    current INTEGER NOT NULL CHECK (current IN (0, 1)),
+    session TEXT,
+    agent TEXT,
+    role TEXT,
+    occurred_at TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    n_chunks INTEGER NOT NULL CHECK (n_chunks > 0),
+    length INTEGER NOT NULL,
+    UNIQUE (scope, version)
+);
+CREATE UNIQUE INDEX memories_by_id ON memories (scope, id) WHERE current = 1;
+CREATE INDEX memories_history ON memories (scope, id, version);
+CREATE INDEX memories_lengths ON memories (scope, version, length) WHERE current = 1;
+CREATE TABLE payloads (
+    scope INTEGER NOT NULL, version INTEGER NOT NULL, chunk INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (scope, version, chunk),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+);
+CREATE TABLE vectors (
+    scope INTEGER NOT NULL, version INTEGER NOT NULL, chunk INTEGER NOT NULL,
+    indexed INTEGER NOT NULL CHECK (indexed IN (0, 1)),
+    vector BLOB NOT NULL,
+    PRIMARY KEY (scope, version, chunk),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+);
+CREATE INDEX vectors_pending ON vectors (version, chunk) WHERE indexed = 0;
+CREATE TABLE removals (version INTEGER PRIMARY KEY, n_chunks INTEGER NOT NULL);
+CREATE TABLE attributes (
+    scope INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, value NOT NULL, version INTEGER NOT NULL,
+    PRIMARY KEY (scope, key, kind, value, version),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX attributes_by_version ON attributes (scope, version);
+CREATE TABLE postings (
+    scope INTEGER NOT NULL, term TEXT NOT NULL, version INTEGER NOT NULL,
+    frequency INTEGER NOT NULL, length INTEGER NOT NULL,
+    PRIMARY KEY (scope, term, version),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE INDEX postings_by_version ON postings (scope, version);
+"""
+
+
+class Database:
+    """One connection, used by one thread at a time, with every statement inside :meth:`transaction`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path | None, read_only: bool = False) -> Database:
+        """Open the database file, creating it unless ``read_only``; a None path is a database in memory.
+
+        Raises:
+            NewerFormat: the file was written by a newer version; it was not touched.
+            StoreError: it is damaged, of another program, unreadable, or, read-only, not there.
+        """
+        name = str(path) if path else ":memory:"
+        exists = path is not None and inspect(path)
+        if read_only and not exists:
+            raise StoreError(f"there is no store to read at {name}")
+        connection = None
+        try:
+            connection = _connect(path, read_only)
+            if read_only:
+                connection.execute("PRAGMA query_only = ON")
+            else:
+                _configure(connection)
+                if not exists:
+                    _create(connection)
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise StoreError(f"{name} cannot be opened: {error}") from error
+        return cls(connection, path)
+
+    @contextmanager
+    def transaction(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """Run statements on one state of the data; a write is kept whole on leaving, or not at all on an
+        error.
+
+        Raises:
+            StoreError: SQLite failed (disk full, damaged file, …).
+        """
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            action = "write; nothing of it was kept" if write else "read"
+            raise StoreError(f"{self.path or ':memory:'} failed to {action}: {error}") from error
+
+    def foreign_changes(self) -> int:
+        """A number that changes when another connection has written."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def size(self) -> int:
+        """Bytes of the file and its write-ahead log, or of the pages in memory."""
+        if self.path is None:
+            pages, page = (
+                self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size")
+            )
+            return int(pages * page)
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def inspect(path: Path) -> bool:
+    """Whether ``path`` is a store of this program; it is looked at read-only, so a refusal leaves it
+    untouched.
+
+    Returns:
+        False when there is no file, or an empty one as a crash during the very first opening leaves it.
+
+    Raises:
+        NewerFormat: the file was written by a newer version.
+        StoreError: it is damaged, of another program, or cannot be read.
+    """
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return False
+    try:
+        with closing(_connect(path, read_only=True)) as connection:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            written = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} is damaged or cannot be read, and was left as it is: {error}") from error
+    if application != APPLICATION_ID and tables:
+        raise StoreError(f"{path} is a database of another program; choose another folder")
+    if written > FORMAT:
+        raise NewerFormat(
+            f"{path} has format {written} and this version reads up to {FORMAT}; upgrade nextmem-agents. "
+            "The file was left untouched"
+        )
+    return bool(tables)
+
+
+def _connect(path: Path | None, read_only: bool) -> sqlite3.Connection:
+    options = "mode=memory"
+    if path is not None:
+        options = "mode=ro" if read_only else "mode=rwc"
+        # Even to read, WAL wants its shared-memory file; where none can be made nobody can be writing either.
+        if (
+            read_only
+            and not os.access(path.parent, os.W_OK)
+            and not path.with_name(path.name + "-wal").exists()
+        ):
+            options += "&immutable=1"
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}" if path else f"file::memory:?{options}",
+        uri=True,
+        timeout=30.0,
+        isolation_level=None,  # transactions are begun by hand
+        check_same_thread=False,  # the store's own lock keeps threads apart
+    )
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    for pragma in (
+        f"page_size = {PAGE_SIZE}",  # has effect on a new file only
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "secure_delete = ON",
+        f"wal_autocheckpoint = {WAL_PAGES}",
+        f"journal_size_limit = {WAL_PAGES * PAGE_SIZE}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    # One transaction: a crash leaves either an empty file or a whole schema.
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+    )

@@ -1,0 +1,86 @@
+"""From a training run to a checkpoint folder: bf16 weights, calibrated quantisation table, fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from nextmem_agents.codec import checkpoint
+from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.encoder import encode_batch
+from nextmem_agents.codec.tokens import CodecTokenizer
+from nextmem_agents.errors import CheckpointError
+from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.corpus import END_OF_TEXT, START_OF_DECODE
+from nextmem_agents.training.scratch import build, load_state
+
+_CALIBRATION_TEXTS = 256
+
+
+def calibrate(backbone: Backbone, config: CodecConfig, texts: list[list[int]]) -> tuple[float, ...]:
+    """Root mean square of each latent dimension over texts (token ids): the table of ``per_latent`` NF4."""
+    total = torch.zeros(backbone.hidden_size)
+    count = 0
+    for begin in range(0, len(texts), 32):
+        values, lengths = encode_batch(backbone, config, texts[begin : begin + 32])
+        total += values.square().sum((0, 1)).cpu()
+        count += int(lengths.sum())
+    # Six digits are far below what four bits resolve, and keep nextmem.json readable.
+    return tuple(round(value, 6) for value in (total / count).sqrt().tolist())
+
+
+def save_codec(
+    folder: Path, model: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, config: CodecConfig, texts: list[str]
+) -> None:
+    """Calibrate on ``texts`` and write the checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder exists and is not empty.
+    """
+    ids = CodecTokenizer(tokenizer).encode(texts)
+    table = calibrate(Backbone(model), config, [row[: config.max_tokens] for row in ids if row])
+    config = dataclasses.replace(config, quantization_table=table)
+    checkpoint.write(folder, config, model.config, weights, tokenizer.to_str())
+
+
+def export_run(run: Path, folder: Path) -> None:
+    """Write the checkpoint folder of a from-scratch run's last state.
+
+    Raises:
+        CheckpointError: the run has no state, or ``folder`` exists and is not empty.
+    """
+    settings = ScratchConfig.load(run / "config.json")
+    codec = build(settings)
+    if load_state(run, codec) == 0:
+        raise CheckpointError(f"{run} holds no training state; train first")
+    tokenizer = Tokenizer.from_file(str(run / "corpus" / "tokenizer.json"))
+    model = codec.backbone.to(torch.bfloat16)
+    weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    config = CodecConfig(
+        name=settings.name,
+        start_of_decode=tokenizer.token_to_id(START_OF_DECODE),
+        end_of_text=tokenizer.token_to_id(END_OF_TEXT),
+        max_tokens=settings.frame_tokens,
+        tokens_per_latent=settings.tokens_per_latent,
+        positions="aligned",
+        latent_scale=float(codec.latent_scale.detach()),
+    )
+    texts = _calibration_texts(run, settings, tokenizer)
+    save_codec(folder, model.float(), weights, tokenizer, config, texts)
+
+
+def _calibration_texts(run: Path, settings: ScratchConfig, tokenizer: Tokenizer) -> list[str]:
+    from nextmem_agents.training.corpus import FrameSampler
+
+    sampler = FrameSampler(run / "corpus", settings)
+    frames = sampler.frames(step=0, rank=0, count=_CALIBRATION_TEXTS)
+    texts = [tokenizer.decode(text.tolist()) for frame in frames for text in frame]
+    random.Random(settings.seed).shuffle(texts)
+    return texts[:_CALIBRATION_TEXTS]
