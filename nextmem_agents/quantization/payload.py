@@ -21,6 +21,7 @@ all but the last byte), in its shortest form and at most 5 bytes. Sections follo
 
     repair section, if flagged
             varint     count, at least 1
+            varint     how many of them the decoder gets wrong (the others are near-ties)
             count times, positions ascending:
               varint     position - previous position - 1 (the first: position)
               varint     token id
@@ -43,7 +44,7 @@ all but the last byte), in its shortest form and at most 5 bytes. Sections follo
 The tag's key is BLAKE2b-256 of the *binding* with the personalisation "nextmem payload". The binding names
 the place the payload was written for (scope, memory, chunk; :func:`encode_binding`), so that a payload that
 was damaged, or copied to another tenant's record, is refused. The key is no secret: the tag finds accidents
-and misplacement, it does not authenticate a writer. The text may end inside a character (chunks join as bytes).
+and misplacement, it does not authenticate a writer. A text may end inside a character (chunks join as bytes).
 
 Limits: n_tokens 65,536; n_bytes 1 MiB; L 4,096; D 65,536; token ids below 2^31; the whole payload 16 MiB.
 Writing observes them as reading does. With a body of latents n_tokens is at least 1. A literal body has
@@ -142,6 +143,7 @@ class Payload:
         n_bytes: length of the chunk's text in UTF-8 bytes.
         latents: the quantised latents, or None when the text is kept literally.
         repair: (position, token id) pairs, positions ascending from 0 and below ``n_tokens``.
+        n_wrong: how many of the repairs replace a wrong token; the others secure a near-tie.
         profile: the decode profile in which repair was computed, a key of ``PROFILES``.
         literal: the text's UTF-8 bytes when it is kept in place of latents, else None.
         kept_text: the text's UTF-8 bytes when a copy is kept beside latents, else None.
@@ -167,6 +169,7 @@ class Payload:
     n_bytes: int
     latents: QuantizedLatents | None = None
     repair: tuple[tuple[int, int], ...] = ()
+    n_wrong: int = 0
     profile: str = "float32/cpu"
     literal: bytes | None = None
     kept_text: bytes | None = None
@@ -195,6 +198,7 @@ class Payload:
             _check_number("a repair's position", position, previous + 1, self.n_tokens - 1)
             _check_number("a repair's token id", token, 0, MAX_TOKEN_ID)
             previous = position
+        _check_number("n_wrong", self.n_wrong, 0, len(self.repair))
 
     def to_bytes(self, binding: bytes) -> bytes:
         """Write the payload.
@@ -222,7 +226,7 @@ class Payload:
         out += self.codec_id + self.text_checksum
         out += _varint(self.n_tokens) + _varint(self.n_bytes)
         if self.repair:
-            out += _varint(len(self.repair))
+            out += _varint(len(self.repair)) + _varint(self.n_wrong)
             for (before, _), (position, token) in pairwise(((-1, 0), *self.repair)):
                 out += _varint(position - before - 1) + _varint(token)
         if self.latents is not None:
@@ -333,7 +337,7 @@ def _parse(reader: _Reader, max_token_id: int) -> Payload:
     checksum = reader.take(_CHECKSUM_BYTES, "the text checksum")
     n_tokens = reader.number("n_tokens", 0, MAX_TOKENS)
     n_bytes = reader.number("n_bytes", 1, MAX_TEXT_BYTES)
-    repair = _read_repair(reader, n_tokens, max_token_id) if flags & _REPAIR else ()
+    repair, n_wrong = _read_repair(reader, n_tokens, max_token_id) if flags & _REPAIR else ((), 0)
     latents = _read_latents(reader, _BODY_SCHEMES[body]) if body else None
     text = _read_text(reader, n_bytes, bool(flags & _DEFLATED)) if has_text else None
     if reader.left:
@@ -345,14 +349,18 @@ def _parse(reader: _Reader, max_token_id: int) -> Payload:
         n_bytes=n_bytes,
         latents=latents,
         repair=repair,
+        n_wrong=n_wrong,
         profile=_PROFILE_NAMES[profile_code],
         literal=None if body else text,
         kept_text=text if body else None,
     )
 
 
-def _read_repair(reader: _Reader, n_tokens: int, max_token_id: int) -> tuple[tuple[int, int], ...]:
+def _read_repair(
+    reader: _Reader, n_tokens: int, max_token_id: int
+) -> tuple[tuple[tuple[int, int], ...], int]:
     count = reader.number("the number of repairs", 1, max(n_tokens, 1))
+    n_wrong = reader.number("the number of wrong tokens", 0, count)
     if 2 * count > reader.left:
         raise PayloadError(f"the payload is cut short: {count} repairs do not fit in {reader.left} bytes")
     repair, previous = [], -1
@@ -361,7 +369,7 @@ def _read_repair(reader: _Reader, n_tokens: int, max_token_id: int) -> tuple[tup
         token = reader.number("a repair's token id", 0, max_token_id)
         repair.append((position, token))
         previous = position
-    return tuple(repair)
+    return tuple(repair), n_wrong
 
 
 def _read_latents(reader: _Reader, scheme: Scheme) -> QuantizedLatents:

@@ -45,7 +45,7 @@ def check_scope(scope: object) -> str:
         raise InvalidArgument(f"a scope must not begin or end with white space: {scope!r}; strip it first")
     if not unicodedata.is_normalized("NFC", scope):
         raise InvalidArgument(
-            f"the scope {scope!r} is not in Unicode NFC; pass unicodedata.normalize('NFC', scope) on every call"
+            f"the scope {scope!r} is not in Unicode NFC; always pass unicodedata.normalize('NFC', scope)"
         )
     return _plain(scope)
 
@@ -147,7 +147,7 @@ def check_vector(name: str, vector: npt.ArrayLike, shape: tuple[int, ...]) -> np
 
 
 def check_record(record: object, dim: int) -> NewRecord:
-    """Return the record in plain types with ``[n_chunks, dim]`` float32 vectors, or raise ``InvalidArgument``."""
+    """Return the record in plain types, its vectors ``[n_chunks, dim]`` float32; or ``InvalidArgument``."""
     if not isinstance(record, NewRecord):
         raise InvalidArgument(f"put takes NewRecord objects, not {type(record).__name__}")
     id_ = check_id(record.id)

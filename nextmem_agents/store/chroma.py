@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ from nextmem_agents.errors import InvalidArgument, StoreError
 HNSW = {"space": "cosine", "max_neighbors": 32, "ef_construction": 400, "ef_search": 400}
 PAGE = 5_000
 ATTEMPTS = 3
+
+# Chroma keeps a client that failed to start under its path for the life of the process, and every later one at that
+# path fails with it. Another spelling of the path is another client.
+_failed_starts: Counter[Path | None] = Counter()
 
 
 class ChromaIndex:
@@ -40,7 +45,6 @@ class ChromaIndex:
         self._identity = {"dim": dim, "fingerprint": fingerprint}
         self._client: Any = None
         self._collection: Any = None
-        self._spelling = 0
 
     @property
     def connected(self) -> bool:
@@ -62,10 +66,9 @@ class ChromaIndex:
                 with _reporting("open its index"):
                     return self._open()
             except StoreError:
+                if self._client is None:
+                    _failed_starts[self._folder] += 1
                 self.close()
-                # Chroma keeps a client that failed to start under its path, for good; another spelling is
-                # another.
-                self._spelling += 1
                 if attempt == ATTEMPTS - 1:
                     raise
                 if attempt == ATTEMPTS - 2:
@@ -80,9 +83,8 @@ class ChromaIndex:
         if self._folder is None:
             self._client = chromadb.EphemeralClient(settings=settings)
         else:
-            self._client = chromadb.PersistentClient(
-                f"{self._folder}{'/.' * self._spelling}", settings=settings
-            )
+            path = str(self._folder) + "/." * _failed_starts[self._folder]
+            self._client = chromadb.PersistentClient(path, settings=settings)
         names = [collection.name for collection in self._client.list_collections()]
         if self._name in names:
             collection = self._client.get_collection(self._name, embedding_function=None)
@@ -172,7 +174,7 @@ class ChromaIndex:
 
 @contextmanager
 def _reporting(action: str) -> Iterator[None]:
-    """Turn whatever Chroma raises, of many unrelated types and Rust panics among them, into ``StoreError``."""
+    """Turn whatever Chroma raises, of many unrelated types, Rust panics among them, into ``StoreError``."""
     try:
         yield
     except StoreError:

@@ -1,4 +1,4 @@
-"""The embedded store: one folder with ``records.sqlite3``, the truth, and ``chroma/``, the vector index over it."""
+"""The embedded store: one folder with ``records.sqlite3``, the truth, and ``chroma/``, the index over it."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class EmbeddedStore:
             return folder.index.rebuild(progress)
 
     def flush(self) -> None:
-        """Bring the Chroma index up to date; a failure is logged, not raised, and tried again at the next one."""
+        """Bring the Chroma index up to date; a failure is logged, and tried again at the next flush."""
         with self._use() as folder:
             if folder.index is not None:
                 folder.index.flush()
@@ -239,8 +239,8 @@ class EmbeddedStore:
         # Before the lock, which another thread may have held at the moment of the fork.
         if folder.pid != os.getpid():
             raise StoreError(
-                f"this store was opened in process {folder.pid} and cannot be used after a fork; start workers with "
-                "multiprocessing's 'spawn', or open the folder in the child with read_only=True"
+                f"this store was opened in process {folder.pid} and cannot be used after a fork; start "
+                "workers with multiprocessing's 'spawn', or open the folder in the child with read_only=True"
             )
         with folder.mutex:
             if self._closed:

@@ -42,19 +42,30 @@ def rank(
         if allowed is not None:
             kept = np.isin(versions, allowed)
             versions, scores = versions[kept], scores[kept]
-        best_versions, best_scores = _top(
-            np.concatenate([best_versions, versions]), np.concatenate([best_scores, scores]), k
-        )
+        versions, scores = _top(*_best_chunks(versions, scores), k)
+        both = np.concatenate([best_versions, versions])
+        order = np.argsort(both, kind="stable")
+        both_scores = np.concatenate([best_scores, scores])
+        best_versions, best_scores = _top(*_best_chunks(both[order], both_scores[order]), k)
     # Rounding can take a cosine just past 1.
     return list(zip(best_versions.tolist(), np.clip(best_scores, -1.0, 1.0).tolist(), strict=True))
 
 
+def _best_chunks(versions: Versions, scores: Vectors) -> tuple[Versions, Vectors]:
+    """Of ascending versions, each one once with its highest score."""
+    if not len(versions):
+        return versions, scores
+    starts = np.flatnonzero(np.diff(versions, prepend=versions[0] - 1))
+    return versions[starts], np.maximum.reduceat(scores, starts)
+
+
 def _top(versions: Versions, scores: Vectors, k: int) -> tuple[Versions, Vectors]:
-    unique, place = np.unique(versions, return_inverse=True)
-    best = np.full(len(unique), -np.inf, dtype=np.float32)
-    np.maximum.at(best, place, scores)
-    order = np.argsort(-best, kind="stable")[:k]
-    return unique[order], best[order]
+    """The k highest scores, best first; of equal ones the lower version."""
+    if len(scores) > k:
+        kept = scores >= np.partition(scores, -k)[-k]  # more than k where the last place is shared
+        versions, scores = versions[kept], scores[kept]
+    order = np.lexsort((versions, -scores))[:k]
+    return versions[order], scores[order]
 
 
 class Matrices:

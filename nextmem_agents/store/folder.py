@@ -1,4 +1,4 @@
-"""What all handles on one folder share within a process: the database, the index, the lock, and how often it is open."""
+"""What all handles on one folder share within a process: database, index, lock, and how often it is open."""
 
 from __future__ import annotations
 
@@ -155,10 +155,15 @@ class Folder:
             found = dict(sql.execute("SELECT key, value FROM settings"))
             if not found:
                 if read_only:
-                    raise StoreError(f"the store in {self.path} was not finished being made; open it for writing once")
-                mine = {"dim": str(self.codec.dim), "fingerprint": self.codec.fingerprint, "codec":
-                self.codec.name} sql.executemany("INSERT INTO settings (key, value) VALUES (?, ?)",
-                mine.items()) return
+                    raise StoreError(
+                        f"the store in {self.path} is still being made; open it for writing once"
+                    )
+                mine = self.codec
+                sql.executemany(
+                    "INSERT INTO settings (key, value) VALUES (?, ?)",
+                    [("dim", str(mine.dim)), ("fingerprint", mine.fingerprint), ("codec", mine.name)],
+                )
+                return
         try:
             written = Codec(int(found["dim"]), found["fingerprint"], found["codec"])
         except (KeyError, ValueError) as error:
@@ -173,9 +178,10 @@ def _units(blocks: Iterator[Block]) -> Iterator[Block]:
 def _compare(path: Path | None, written: Codec, given: Codec) -> None:
     if (written.dim, written.fingerprint) != (given.dim, given.fingerprint):
         raise CodecMismatch(
-            f"the store in {path or MEMORY} was written with the codec {written.name!r} (fingerprint "
-            f"{written.fingerprint}, {written.dim} dimensions) and is opened with {given.name!r} (fingerprint "
-            f"{given.fingerprint}, {given.dim} dimensions); open it with the codec that wrote it, or use another folder"
+            f"the store in {path or MEMORY} was written with the codec {written.name!r} "
+            f"(fingerprint {written.fingerprint}, {written.dim} dimensions) and is opened with "
+            f"{given.name!r} (fingerprint {given.fingerprint}, {given.dim} dimensions); "
+            "open it with the codec that wrote it, or use another folder"
         )
 
 
@@ -198,7 +204,7 @@ def _prepare(path: Path, read_only: bool) -> None:
     except OSError as error:
         raise StoreError(f"the folder {path} cannot be made: {error}") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise StoreError(f"the folder {path} cannot be written to; choose another one or open it with read_only=True")
+        raise StoreError(f"the folder {path} cannot be written to; choose another, or pass read_only=True")
 
 
 # The process id is in the key so that a forked child neither uses nor frees what its parent opened.
@@ -207,17 +213,17 @@ _guard = threading.Lock()
 
 
 def _renew_guard() -> None:
-    global _guard  # noqa: PLW0603
+    global _guard
     _guard = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_guard)  # a lock held by another thread stays locked in the
-    child
+    # A lock that another thread held at the fork would stay locked in the child.
+    os.register_at_fork(after_in_child=_renew_guard)
 
 
 def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool) -> Folder:
-    """The open store of a folder, shared with whoever has it open in this process; ``:memory:`` is never shared."""
+    """The open store of a folder, shared by all who have it open in this process; ``:memory:`` never is."""
     if os.fspath(folder) == MEMORY:
         if read_only:
             raise InvalidArgument("':memory:' has nothing to read yet; read_only=True needs a folder")

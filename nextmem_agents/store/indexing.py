@@ -23,7 +23,7 @@ from nextmem_agents.store.sqlite import Database
 logger = logging.getLogger(__name__)
 
 FLUSH_AT = 256
-"""Vectors that wait before the index is brought up to date on its own: one Chroma call costs ~30 ms, whatever it takes."""
+"""How many vectors wait before a write flushes them: a Chroma call costs ~30 ms, however few it takes."""
 
 BATCH = 1_000
 

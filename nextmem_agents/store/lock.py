@@ -31,8 +31,8 @@ class WriterLock:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise StoreLocked(
-                f"{self._folder} is being written by {self._describe_holder()}; open it with read_only=True, close "
-                "the other one, or let many processes write through a Chroma server"
+                f"{self._folder} is being written by {self._describe_holder()}; close it there, open it here "
+                "with read_only=True, or let many processes write through a Chroma server"
             ) from error
         except (OSError, NotImplementedError) as error:
             raise StoreError(f"{self._folder} cannot be locked for writing: {error}") from error

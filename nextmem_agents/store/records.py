@@ -90,8 +90,7 @@ class TermPostings:
 class Postings:
     """What BM25 needs for one query in one scope.
 
-    The statistics are those of the whole scope: a filter decides which memories are listed, not how they
-    score.
+    The statistics are the whole scope's: a filter decides which memories are listed, not how they score.
 
     Attributes:
         n_memories: memories in the scope (N).
@@ -113,14 +112,13 @@ class Store(Protocol):
     """
 
     def put(self, scope: str, records: Sequence[NewRecord]) -> None:
-        """Write all records in one transaction: when it returns they are durable, when it raises none is
-        there.
+        """Write all records in one transaction: durable when it returns, and none is there when it raises.
 
         An id that exists is replaced: ``created_at`` stays, the old version is left to :meth:`history` alone.
         """
 
     def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
-        """The current records of these ids, in their order; ``MemoryNotFound`` names the first unknown one."""
+        """The current records of these ids, in order; ``MemoryNotFound`` names the first unknown one."""
 
     def list(
         self, scope: str, where: Where | None = None, newest_first: bool = False, limit: int | None = None
@@ -132,7 +130,7 @@ class Store(Protocol):
         """
 
     def history(self, scope: str, id: str) -> builtins.list[Record]:  # noqa: A002 -- the field's own name
-        """All versions of one memory, oldest first, the current one last; ``MemoryNotFound`` if there is none."""
+        """All versions of one memory, oldest first, the current one last, or ``MemoryNotFound``."""
 
     def records(self, scope: str, versions: Sequence[int]) -> dict[int, Record]:
         """Records by version, old versions included; a version that is not in this scope is left out."""
@@ -145,8 +143,7 @@ class Store(Protocol):
     ) -> builtins.list[tuple[int, float]]:
         """The k memories most similar to ``vector`` (``[D]`` floats), best first, as (version, similarity).
 
-        A memory's similarity is the cosine of its best chunk, in -1..1; a zero vector has similarity 0 to
-        all.
+        A memory's similarity is the cosine of its best chunk, in -1..1; a zero vector is at 0 from all.
         """
 
     def postings(self, scope: str, terms: Sequence[str], where: Where | None = None) -> Postings:
@@ -166,7 +163,7 @@ class Store(Protocol):
         """The scopes that hold a memory, sorted."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk: ``payloads``, ``vectors`` and ``lexical`` are parts of ``records``; ``chroma`` is apart."""
+        """Bytes on disk: ``payloads``, ``vectors``, ``lexical`` (all within ``records``), and ``chroma``."""
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the vector index anew from the records; returns the number of vectors in it."""

@@ -217,5 +217,6 @@ def _configure(connection: sqlite3.Connection) -> None:
 def _create(connection: sqlite3.Connection) -> None:
     # One transaction: a crash leaves either an empty file or a whole schema.
     connection.executescript(
-        f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
+        f" PRAGMA user_version = {FORMAT}; COMMIT;"
     )

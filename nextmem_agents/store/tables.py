@@ -74,8 +74,10 @@ def insert(sql: sqlite3.Connection, scope: int, record: NewRecord, now: datetime
     )
     sql.executemany(
         "INSERT INTO vectors (scope, version, chunk, indexed, vector) VALUES (?, ?, ?, 0, ?)",
-        [(scope, version, chunk, vector.tobytes()) for chunk, vector in
-        enumerate(record.vectors.astype("<f4"))],
+        [
+            (scope, version, chunk, vector.tobytes())
+            for chunk, vector in enumerate(record.vectors.astype("<f4"))
+        ],
     )
     sql.executemany(
         "INSERT INTO attributes (scope, version, key, kind, value) VALUES (?, ?, ?, ?, ?)",
@@ -91,7 +93,8 @@ def insert(sql: sqlite3.Connection, scope: int, record: NewRecord, now: datetime
 def _retire(sql: sqlite3.Connection, scope: int, id_: str) -> str | None:
     """Take the current version off every read path but history; returns when the memory was created."""
     row = sql.execute(
-        "SELECT version, n_chunks, created_at FROM memories WHERE scope = ? AND id = ? AND current = 1", (scope, id_)
+        "SELECT version, n_chunks, created_at FROM memories WHERE scope = ? AND id = ? AND current = 1",
+        (scope, id_),
     ).fetchone()
     if row is None:
         return None
@@ -104,7 +107,7 @@ def _retire(sql: sqlite3.Connection, scope: int, id_: str) -> str | None:
 
 
 def forget(sql: sqlite3.Connection, scope: int | None, name: str, ids: Sequence[str]) -> int:
-    """Delete these memories with all their versions; returns their number. ``MemoryNotFound`` for an unknown id."""
+    """Delete these memories with all their versions; returns their number, or raises ``MemoryNotFound``."""
     current_versions(sql, scope, name, ids)
     unique = list(dict.fromkeys(ids))
     for batch in _batches(unique):
@@ -117,7 +120,8 @@ def forget(sql: sqlite3.Connection, scope: int | None, name: str, ids: Sequence[
         sql.execute(f"DELETE FROM memories WHERE {chosen}", (scope, *batch))  # noqa: S608 -- marks; the rest cascades
     # The name of a scope can be a person's: it goes with its last memory.
     sql.execute(
-        "DELETE FROM scopes WHERE scope = ? AND NOT EXISTS (SELECT 1 FROM memories WHERE memories.scope = scopes.scope)",
+        "DELETE FROM scopes WHERE scope = ?"
+        " AND NOT EXISTS (SELECT 1 FROM memories WHERE memories.scope = scopes.scope)",
         (scope,),
     )
     return len(unique)
@@ -143,7 +147,8 @@ def current_versions(sql: sqlite3.Connection, scope: int | None, name: str, ids:
 def matching_ids(sql: sqlite3.Connection, scope: int, where: Where) -> list[str]:
     """The ids of the memories that match."""
     clause = select_current(scope, where)
-    return [id_ for (id_,) in sql.execute(f"SELECT m.id FROM memories AS m WHERE {clause.sql}", clause.parameters)]  # noqa: S608 -- bound
+    rows = sql.execute(f"SELECT m.id FROM memories AS m WHERE {clause.sql}", clause.parameters)  # noqa: S608 -- bound
+    return [id_ for (id_,) in rows]
 
 
 def matching_versions(sql: sqlite3.Connection, scope: int, where: Where | None = None) -> Versions:
@@ -211,18 +216,18 @@ def payloads(sql: sqlite3.Connection, scope: int, versions: Sequence[int]) -> di
 def vectors(
     sql: sqlite3.Connection, scope: int, dim: int, versions: Versions | None = None, block: int = 4096
 ) -> Iterator[tuple[Versions, npt.NDArray[np.float32]]]:
-    """The vectors of a scope, or of some versions in it: blocks of versions ``[n]`` and values ``[n, dim]``."""
+    """The vectors of a scope, or of some of its versions: blocks of versions ``[n]``, values ``[n, dim]``."""
+    select = "SELECT version, vector FROM vectors WHERE scope = ?"
+    order = "ORDER BY version, chunk"
     rows: Iterator[tuple[int, bytes]]
     if versions is None:
-        rows = sql.execute("SELECT version, vector FROM vectors WHERE scope = ? ORDER BY version, chunk", (scope,))
+        rows = sql.execute(f"{select} {order}", (scope,))
     else:
         rows = (
             row
             for batch in _batches(versions.tolist())
             for row in sql.execute(
-                f"SELECT version, vector FROM vectors WHERE scope = ? AND version IN ({','.join('?' * len(batch))})"  # noqa: S608 -- marks
-                " ORDER BY version, chunk",
-                (scope, *batch),
+                f"{select} AND version IN ({','.join('?' * len(batch))}) {order}", (scope, *batch)
             )
         )
     while rows_of_block := list(islice(rows, block)):
@@ -246,8 +251,9 @@ def lengths(sql: sqlite3.Connection, scope: int) -> tuple[int, float]:
     return n, (total / n if n else 0.0)
 
 
-def postings(sql: sqlite3.Connection, scope: int | None, terms: Sequence[str], where: Where | None) ->
-Postings:
+def postings(
+    sql: sqlite3.Connection, scope: int | None, terms: Sequence[str], where: Where | None
+) -> Postings:
     """The lexical index's answer; without a scope, that of an empty one."""
     if scope is None:
         return Postings(0, 0.0, {term: _term_postings([], None) for term in terms})

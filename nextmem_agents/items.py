@@ -1,0 +1,110 @@
+"""What callers hand to ``remember``, as plain items: strings, chat messages, documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from nextmem_agents.codec.tokens import check_text
+from nextmem_agents.errors import EmptyText, InvalidArgument
+from nextmem_agents.store.records import Scalar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One text to remember, with what is known about it."""
+
+    text: str
+    id: str | None
+    session: str | None
+    agent: str | None
+    role: str | None
+    occurred_at: datetime | None
+    metadata: Mapping[str, Scalar]
+
+
+def as_items(
+    texts: Sequence[Any],
+    *,
+    ids: Sequence[str] | None,
+    session: str | None | Sequence[str | None],
+    agent: str | None | Sequence[str | None],
+    role: str | None | Sequence[str | None],
+    occurred_at: datetime | None | Sequence[datetime | None],
+    metadata: Mapping[str, Scalar] | None | Sequence[Mapping[str, Scalar] | None],
+) -> list[Item]:
+    """One item per text; each other argument is one value for all, or a list of the same length.
+
+    A text is a string, a chat message (a mapping with ``role`` and ``content``, or an object with ``content`` and
+    ``type`` or ``role``) or a document (an object with ``page_content`` or ``text`` and ``metadata``). A message's
+    own role counts where no role is given; a document's metadata is joined with the given one, which wins.
+
+    Raises:
+        EmptyText: a text is empty.
+        InvalidArgument: another kind of object, or a list of another length.
+    """
+    n = len(texts)
+    return [
+        _item(i, text, *values)
+        for i, (text, *values) in enumerate(
+            zip(
+                texts,
+                _spread("id", ids, n),
+                _spread("session", session, n),
+                _spread("agent", agent, n),
+                _spread("role", role, n),
+                _spread("occurred_at", occurred_at, n),
+                _spread("metadata", metadata, n),
+                strict=True,
+            )
+        )
+    ]
+
+
+def _spread(name: str, value: Any, n: int) -> list[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        if name == "id" and value is not None:
+            raise InvalidArgument("several texts need a list of ids, one each")
+        return [value] * n
+    if len(value) != n:
+        raise InvalidArgument(f"{n} texts were given with {len(value)} values of {name}; give one, or {n}")
+    return list(value)
+
+
+def _item(
+    i: int,
+    source: Any,
+    id: str | None,  # noqa: A002 - the field's own name
+    session: str | None,
+    agent: str | None,
+    role: str | None,
+    occurred_at: datetime | None,
+    metadata: Mapping[str, Scalar] | None,
+) -> Item:
+    text, own_role, own_metadata = _parts(i, source)
+    check_text(text)
+    if not text:
+        raise EmptyText(f"text {i} is empty; there is nothing to remember")
+    merged = {**own_metadata, **(metadata or {})}
+    return Item(text, id, session, agent, role if role is not None else own_role, occurred_at, merged)
+
+
+def _parts(i: int, source: Any) -> tuple[str, str | None, Mapping[str, Scalar]]:
+    if isinstance(source, str):
+        return source, None, {}
+    if isinstance(source, Mapping) and isinstance(source.get("content"), str):
+        return source["content"], source.get("role"), {}
+    for attribute in ("page_content", "text", "content"):
+        text = getattr(source, attribute, None)
+        if isinstance(text, str):
+            own_role = getattr(source, "role", None) or getattr(source, "type", None)
+            is_message = hasattr(source, "content") or hasattr(source, "role")
+            own_metadata = {} if is_message else dict(getattr(source, "metadata", None) or {})
+            return text, str(getattr(own_role, "value", own_role)) if is_message and own_role else None, own_metadata
+    raise InvalidArgument(
+        f"item {i} is a {type(source).__name__}; remember takes strings, chat messages with text content, or documents"
+    )

@@ -1,0 +1,194 @@
+"""What recall gives: memories with scores, whose texts are decoded together, once, when one is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import overload
+
+from nextmem_agents.codec.exact import DecompressedText
+from nextmem_agents.errors import DamagedRecord
+from nextmem_agents.quantization import Payload
+from nextmem_agents.recall.ranking import Score
+from nextmem_agents.recall.rendering import render
+from nextmem_agents.store.records import Record, Scalar
+
+Decompress = Callable[[Sequence[Sequence[Payload]]], list[DecompressedText]]
+
+
+class DecodeBatch:
+    """Decodes the texts of several memories in one batch, on the first request for any of them.
+
+    A damaged memory does not spoil the others: its error is kept, and raised when its own text is read.
+    """
+
+    def __init__(self, payloads: Sequence[Sequence[Payload] | DamagedRecord], decompress: Decompress):
+        self._payloads = payloads
+        self._decompress = decompress
+        self._texts: list[DecompressedText | DamagedRecord] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the texts have been decoded."""
+        return self._texts is not None
+
+    def payloads(self, index: int) -> Sequence[Payload]:
+        """The payloads of memory ``index``; raises its DamagedRecord."""
+        payloads = self._payloads[index]
+        if isinstance(payloads, DamagedRecord):
+            raise payloads
+        return payloads
+
+    def text(self, index: int) -> DecompressedText:
+        """The text of memory ``index``; raises its DamagedRecord."""
+        with self._lock:
+            if self._texts is None:
+                sound = [p for p in self._payloads if not isinstance(p, DamagedRecord)]
+                decoded = iter(self._decompress(sound))
+                self._texts = [p if isinstance(p, DamagedRecord) else next(decoded) for p in self._payloads]
+        text = self._texts[index]
+        if isinstance(text, DamagedRecord):
+            raise text
+        return text
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """One remembered item.
+
+    ``text`` is decoded when it is first read, together with the texts of all memories of the same call.
+    """
+
+    record: Record
+    batch: DecodeBatch
+    index: int
+
+    @property
+    def id(self) -> str:
+        """Unique within its scope."""
+        return self.record.id
+
+    @property
+    def text(self) -> str:
+        """The original text; see ``exact``.
+
+        Raises:
+            DamagedRecord: the stored bytes no longer check out.
+        """
+        return self.batch.text(self.index).text
+
+    @property
+    def exact(self) -> bool | None:
+        """Whether ``text`` is proven to be the original, by its checksum; None until it was decoded.
+
+        Raises:
+            DamagedRecord: the text was decoded and this memory's stored bytes do not check out.
+        """
+        return self.batch.text(self.index).exact if self.batch.decoded else None
+
+    @property
+    def fidelity(self) -> float | None:
+        """Share of tokens that the decoder alone gets right, 0..1; None if all of the text is kept literally.
+
+        Raises:
+            DamagedRecord: the stored bytes no longer check out.
+        """
+        latent = [p for p in self.batch.payloads(self.index) if p.latents is not None]
+        tokens = sum(p.n_tokens for p in latent)
+        return 1 - sum(p.n_wrong for p in latent) / tokens if tokens else None
+
+    @property
+    def n_latents(self) -> int:
+        """Latent positions that injecting this memory takes; 0 for text that is kept literally."""
+        return sum(p.latents.shape[0] for p in self.batch.payloads(self.index) if p.latents is not None)
+
+    @property
+    def session(self) -> str | None:
+        """The conversation it belongs to."""
+        return self.record.session
+
+    @property
+    def agent(self) -> str | None:
+        """Who remembered it."""
+        return self.record.agent
+
+    @property
+    def role(self) -> str | None:
+        """Who said it."""
+        return self.record.role
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """When it happened, UTC."""
+        return self.record.occurred_at
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was first remembered, UTC."""
+        return self.record.created_at
+
+    @property
+    def updated_at(self) -> datetime:
+        """When this version was written, UTC."""
+        return self.record.updated_at
+
+    @property
+    def metadata(self) -> dict[str, Scalar]:
+        """The caller's own fields."""
+        return dict(self.record.metadata)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, role={self.role!r}, session={self.session!r})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Hit(Memory):
+    """A recalled memory with its score."""
+
+    parts: Score
+
+    @property
+    def score(self) -> float:
+        """How well it answers the query, 0..1, higher is better."""
+        return self.parts.total
+
+
+class Hits(Sequence[Hit]):
+    """The result of one recall, best first."""
+
+    def __init__(self, hits: Sequence[Hit], count_tokens: Callable[[str], int]):
+        self._hits = tuple(hits)
+        self._count_tokens = count_tokens
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Hits: ...
+    def __getitem__(self, index: int | slice) -> Hit | Hits:
+        if isinstance(index, slice):
+            return Hits(self._hits[index], self._count_tokens)
+        return self._hits[index]
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self._hits)
+
+    def as_prompt(self, max_tokens: int | None = None) -> str:
+        """The hits as quoted text with provenance, at most ``max_tokens`` long, for a *user* message.
+
+        Whole memories before cut ones, in the order of their scores; the empty string if there is no hit or not
+        even a part of the first fits. Tokens are counted with tiktoken (o200k_base) where its file is on this
+        machine, else with the codec's tokenizer.
+
+        Raises:
+            DamagedRecord: a hit's stored bytes no longer check out.
+        """
+        return render(self._hits, self._count_tokens, max_tokens)
+
+    def __repr__(self) -> str:
+        return f"Hits({list(self._hits)!r})"

@@ -1,0 +1,97 @@
+"""No method reads or writes outside its scope; a method added without a check here fails the first test."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from nextmem_agents.errors import InvalidArgument, MemoryNotFound
+from nextmem_agents.store import EmbeddedStore, Store
+
+STORE_WIDE = {"scopes", "sizes", "rebuild", "flush", "close"}
+
+METHODS = {
+    name: inspect.signature(method)
+    for name, method in inspect.getmembers(Store, inspect.isfunction)
+    if not name.startswith("_")
+}
+
+# Each asks for the ids, versions, vectors, terms and metadata of another scope; it must answer as if that one did
+# not exist.
+ASK = {
+    "put": lambda store, scope, other: store.put(scope, []),
+    "get": lambda store, scope, other: store.get(scope, [other.id]),
+    "list": lambda store, scope, other: list(store.list(scope, where={"tag": "theirs"})),
+    "history": lambda store, scope, other: store.history(scope, other.id),
+    "records": lambda store, scope, other: store.records(scope, [other.version]),
+    "payloads": lambda store, scope, other: store.payloads(scope, [other.version]),
+    "nearest": lambda store, scope, other: store.nearest(scope, [1.0] * 8, 10, where={"tag": "theirs"}),
+    "postings": lambda store, scope, other: (
+        store.postings(scope, ["secret"]).terms["secret"].document_frequency
+    ),
+    "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),
+    "count": lambda store, scope, other: store.count(scope) - 1,
+}
+
+
+def test_every_method_takes_a_scope_first_and_is_checked_here():
+    scoped = {name for name, signature in METHODS.items() if "scope" in list(signature.parameters)[:2]}
+    assert scoped == METHODS.keys() - STORE_WIDE
+    assert scoped == ASK.keys()
+    for name in scoped:
+        scope = METHODS[name].parameters["scope"]
+        assert scope.default is inspect.Parameter.empty, f"{name} can be called without a scope"
+
+
+def test_the_embedded_store_has_exactly_the_protocols_methods():
+    for name, signature in METHODS.items():
+        assert inspect.signature(getattr(EmbeddedStore, name)) == signature
+    public = {name for name in vars(EmbeddedStore) if not name.startswith("_")}
+    assert public == METHODS.keys() | {"open"}
+
+
+@pytest.fixture(params=[20_000, 1], ids=["exact", "chroma"])
+def filled(request, open_store, record):
+    store = open_store(exact_limit=request.param)
+    store.put("mine", [record("mine", metadata={"tag": "mine"})])
+    store.put("theirs", [record(f"secret {i}", metadata={"tag": "theirs"}) for i in range(5)])
+    return store
+
+
+@pytest.mark.parametrize("method", sorted(ASK))
+@pytest.mark.parametrize("scope", ["mine", "empty", "THEIRS", "theirs%"])
+def test_nothing_of_another_scope_is_seen(filled, method, scope):
+    other = next(filled.list("theirs"))
+    if scope != "mine" and method == "count":
+        assert filled.count(scope) == 0
+        return
+    try:
+        assert not ASK[method](filled, scope, other)
+    except MemoryNotFound:
+        assert method in {"get", "history"}
+    assert filled.count("theirs") == 5
+
+
+def test_nearest_never_leaves_its_scope(filled, vector):
+    found = [version for version, _ in filled.nearest("mine", vector("secret 1"), 10)]
+    assert [record.id for record in filled.records("mine", found).values()] == ["mine"]
+    found = [version for version, _ in filled.nearest("theirs", vector("mine"), 10)]
+    assert len(filled.records("theirs", found)) == len(found) == 5
+
+
+def test_the_same_id_in_two_scopes_is_two_memories(filled, record):
+    filled.put("mine", [record("mine now", "secret 1")])
+    assert len(filled.history("theirs", "secret 1")) == 1
+    filled.forget("mine", ids=["secret 1"])
+    assert filled.get("theirs", ["secret 1"])
+
+
+@pytest.mark.parametrize(
+    "scope", ["", " a", "a\n", "e\u0301", "\ud800", "x" * 257, {"$ne": ""}, ["a"], 1, b"a", None]
+)
+@pytest.mark.parametrize("method", sorted(ASK))
+def test_every_method_refuses_a_malformed_scope(filled, method, scope):
+    other = next(filled.list("theirs"))
+    with pytest.raises(InvalidArgument, match="scope"):
+        ASK[method](filled, scope, other)
