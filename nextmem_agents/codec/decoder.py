@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.backbone import Backbone, Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
 
@@ -47,37 +47,67 @@ def greedy_batch(
         lengths: int64 [B].
         steps: the most tokens each row may take.
         repairs: per row, position → token id that is taken in place of the argmax.
-        stop_at_end: end a row at the end-of-text token (not part of the result). Off where the number of
+        stop_at_end: end a row at an end token (not part of the result). Off where the number of
             tokens is known, since a text may be cut anywhere.
 
     Returns:
         Token ids of each row.
     """
     embeddings, mask, positions = _prefix(backbone, config, values, lengths)
-    batch, total = len(values), max(steps)
+    cache = backbone.new_cache()
+    last = backbone.hidden(embeddings, mask, positions, cache)[:, -1]
+    ends = config.ends if stop_at_end else frozenset()
+    return continue_greedily(
+        backbone, last, mask, positions[:, -1:], cache, steps=steps, ends=ends, repairs=repairs
+    )
+
+
+def continue_greedily(
+    backbone: Backbone,
+    last: Tensor,
+    mask: Tensor,
+    position: Tensor,
+    cache: Cache,
+    *,
+    steps: Sequence[int],
+    ends: Collection[int],
+    repairs: Sequence[Mapping[int, int]] | None = None,
+) -> list[list[int]]:
+    """Argmax tokens after a prompt, each fed back.
+
+    Args:
+        backbone: the model in its decoder role.
+        last: [B, D], the hidden state at each prompt's last position.
+        mask: int64 [B, S] of the prompt.
+        position: int64 [B, 1] of that last position.
+        cache: holds the prompt.
+        steps: the most tokens each row may take.
+        ends: token ids that end a row and are not part of it; none: each row takes all its steps.
+        repairs: per row, step → token id that is taken in place of the argmax.
+
+    Returns:
+        Token ids of each row.
+    """
+    batch, total = len(last), max(steps)
     forced = torch.full((batch, total), -1, device=backbone.device)
     for i, row in enumerate(repairs or ()):
-        for position, token in row.items():
-            forced[i, position] = token
-    cache = backbone.new_cache()
-    hidden = backbone.hidden(embeddings, mask, positions, cache)[:, -1:]
-    position = positions[:, -1:]
+        for step, token in row.items():
+            forced[i, step] = token
+    stops = torch.tensor(sorted(ends), dtype=torch.int64, device=backbone.device)
     ended = torch.zeros(batch, dtype=torch.bool, device=backbone.device)
-    tokens = []
+    tokens: list[Tensor] = []
     for t in range(total):
-        token = backbone.logits(hidden[:, -1]).argmax(-1)
-        token = torch.where(forced[:, t] >= 0, forced[:, t], token)
-        tokens.append(token)
-        ended |= token == config.end_of_text
-        if t + 1 == total or (stop_at_end and bool(ended.all())):
+        best = backbone.logits(last).argmax(-1)
+        best = torch.where(forced[:, t] >= 0, forced[:, t], best)
+        tokens.append(best)
+        ended |= torch.isin(best, stops)
+        if t + 1 == total or bool(ended.all()):
             break
         position = position + 1
         mask = torch.cat([mask, mask.new_ones(batch, 1)], 1)
-        hidden = backbone.hidden(backbone.embed(token[:, None]), mask, position, cache)
+        last = backbone.hidden(backbone.embed_generated(best[:, None]), mask, position, cache)[:, -1]
     rows = [row[:n] for row, n in zip(torch.stack(tokens, 1).tolist(), steps, strict=True)]
-    if stop_at_end:
-        rows = [row[: row.index(config.end_of_text)] if config.end_of_text in row else row for row in rows]
-    return rows
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
 
 
 @torch.inference_mode()
@@ -94,7 +124,7 @@ def teacher_forced_batch(
     ids, ids_mask = pad_ids(rows, config.end_of_text, backbone.device)
     after = positions[:, -1:] + 1 + torch.arange(ids.shape[1] - 1, device=backbone.device)[None]
     hidden = backbone.hidden(
-        torch.cat([embeddings, backbone.embed(ids[:, :-1])], 1),
+        torch.cat([embeddings, backbone.embed_generated(ids[:, :-1])], 1),
         torch.cat([mask, ids_mask[:, :-1]], 1),
         torch.cat([positions, after], 1),
     )[:, values.shape[1] :]

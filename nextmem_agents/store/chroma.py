@@ -20,8 +20,8 @@ HNSW = {"space": "cosine", "max_neighbors": 32, "ef_construction": 400, "ef_sear
 PAGE = 5_000
 ATTEMPTS = 3
 
-# Chroma keeps a client that failed to start under its path for the life of the process, and every later one at that
-# path fails with it. Another spelling of the path is another client.
+# Chroma keeps a client that failed to start under its path for the life of the process, and every later one
+# at that path fails with it. Another spelling of the path is another client.
 _failed_starts: Counter[Path | None] = Counter()
 
 
@@ -50,6 +50,11 @@ class ChromaIndex:
     def connected(self) -> bool:
         """Whether the collection is open."""
         return self._collection is not None
+
+    @property
+    def durable(self) -> bool:
+        """Whether the index outlives its closing."""
+        return self._folder is not None
 
     @property
     def lost(self) -> bool:

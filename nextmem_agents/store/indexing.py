@@ -83,7 +83,8 @@ class Indexer:
 
     def close(self) -> None:
         """Flush and close; what cannot be flushed stays on the list."""
-        self.flush()
+        if self._chroma.durable:
+            self.flush()
         try:
             self._chroma.close()
         except StoreError as error:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from nextmem_agents.errors import DataError
 
+MINI = Path(__file__).parent / "mini.json"
+"""The settings that trained the shipped codec."""
+
 
 @dataclass(frozen=True)
 class ScratchConfig:

@@ -1,24 +1,21 @@
 """From-scratch training of a small codec: one script-like loop, resumable at every checkpoint.
 
-    python -m nextmem_agents.training.scratch --data TEXTS --output runs/mini --config mini.json
-    torchrun --standalone --nproc-per-node 2 -m nextmem_agents.training.scratch …   # two processes of one thread
+    nextmem train --data TEXTS --output runs/mini --export checkpoints/mini
 
-On CPUs two processes of one thread each beat one process of two threads.
+On CPUs two processes of one thread each beat one process of two threads (``nextmem train --help``).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -112,7 +109,12 @@ def load_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer | None = 
         return int(file.metadata()["step"])
 
 
-def train(config: ScratchConfig, data: Path, run: Path, *, compile_model: bool = True) -> None:
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, prints and exports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_model: bool = True) -> None:
     """Train until ``config.steps``, resuming what ``run`` holds; logs one JSON line per step to ``log.jsonl``.
 
     Raises:
@@ -181,21 +183,3 @@ def train(config: ScratchConfig, data: Path, run: Path, *, compile_model: bool =
                 save_state(run, model, optimizer, step + 1, rank)
     if processes > 1:
         dist.destroy_process_group()
-
-
-def main(
-    data: Annotated[Path, typer.Option(help="Folder of training texts (.jsonl, .jsonl.xz, .txt).")],
-    output: Annotated[Path, typer.Option(help="Folder of the run: state, log, prepared corpus.")],
-    config: Annotated[Path, typer.Option(help="Training settings, JSON.")],
-    steps: Annotated[int | None, typer.Option(help="Override the number of steps.")] = None,
-    compile_model: Annotated[bool, typer.Option("--compile/--no-compile")] = True,
-) -> None:
-    """Train a small codec from scratch, or go on with a run."""
-    settings = ScratchConfig.load(config)
-    if steps is not None:
-        settings = dataclasses.replace(settings, steps=steps)
-    train(settings, data, output, compile_model=compile_model)
-
-
-if __name__ == "__main__":
-    typer.run(main)

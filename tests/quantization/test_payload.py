@@ -58,6 +58,7 @@ def payloads(draw: st.DrawFn) -> Payload:
         n_bytes=len(text),
         latents=latents,
         repair=tuple((position, draw(tokens)) for position in sorted(positions)),
+        n_wrong=draw(st.integers(0, len(positions))),
         profile=draw(st.sampled_from(sorted(module.PROFILES))),
         literal=text if latents is None else None,
         kept_text=text if latents is not None and draw(st.booleans()) else None,
@@ -84,7 +85,8 @@ def test_the_layout_is_the_documented_one(seal: Seal) -> None:
         + blake2b(b"ab \xc3", digest_size=8).digest()
         + b"\x82\x01"  # 130 tokens
         + b"\x04"  # 4 bytes of text
-        + b"\x02\x00\x07\x80\x01\x80\x80\x01"  # (0, 7), then 128 further on (129, 16384)
+        + b"\x02\x01"  # 2 repairs, 1 of a wrong token
+        + b"\x00\x07\x80\x01\x80\x80\x01"  # (0, 7), then 128 further on (129, 16384)
         + b"\x02\x03"  # 2 latents of width 3
         + b"\x38\x40"
         + b"\x12\x30\xff\xf0"
@@ -97,6 +99,7 @@ def test_the_layout_is_the_documented_one(seal: Seal) -> None:
         n_bytes=4,
         latents=QuantizedLatents("per_latent", b"\x12\x30\xff\xf0", b"\x38\x40", (2, 3)),
         repair=((0, 7), (129, 16384)),
+        n_wrong=1,
         profile="bfloat16/cuda",
         kept_text=b"ab \xc3",
     )
@@ -143,7 +146,7 @@ def test_text_is_deflated_only_where_that_is_shorter() -> None:
 
 
 def test_every_flipped_bit_is_noticed() -> None:
-    payload = replace(typical(dim=16, n_latents=4), repair=((3, 8191), (77, 2)), kept_text=TEXT)
+    payload = replace(typical(dim=16, n_latents=4), repair=((3, 8191), (77, 2)), n_wrong=1, kept_text=TEXT)
     data = payload.to_bytes(BINDING)
     for i in range(len(data) * 8):
         flipped = bytearray(data)
@@ -237,9 +240,16 @@ WRONG_BODIES = {
     "trailing": (b"\x00\x00" + HEAD + b"\x05" + N_TEXT + TEXT + b"\x00", "1 bytes follow the end"),
     "no repairs": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x00" + LATENTS, "number of repairs is 0"),
     "six repairs": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x06" + LATENTS, "number of repairs is 6"),
-    "cut repairs": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x05" + LATENTS, "5 repairs do not fit in 5"),
-    "repair beyond": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x05\x07" + LATENTS, "position is 5"),
-    "foreign token": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x01\x80\x40" + LATENTS, "id is 8192"),
+    "cut repairs": (
+        b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x05\x00" + LATENTS,
+        "5 repairs do not fit in 5",
+    ),
+    "wrong beyond": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x02\x00\x07", "wrong tokens is 2"),
+    "repair beyond": (b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x00\x05\x07" + LATENTS, "position is 5"),
+    "foreign token": (
+        b"\x06\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x01\x01\x80\x40" + LATENTS,
+        "id is 8192",
+    ),
     "no latents": (b"\x02\x00" + HEAD + b"\x05" + N_TEXT + b"\x00\x04", "number of latents is 0"),
     "no width": (b"\x02\x00" + HEAD + b"\x05" + N_TEXT + b"\x01\x00\x38", "width is 0"),
     "wide": (b"\x02\x00" + HEAD + b"\x05" + N_TEXT + b"\x80\x20\x80\x80\x04", "cut short: the scales"),
@@ -287,6 +297,8 @@ def test_the_parser_names_what_is_wrong(name: str, seal: Seal) -> None:
         ({"repair": ((120, 0),)}, "position is 120"),
         ({"repair": ((-1, 0),)}, "position is -1"),
         ({"repair": ((5, 0), (5, 0))}, "position is 5"),
+        ({"n_wrong": 1}, "n_wrong is 1"),
+        ({"repair": ((5, 7),), "n_wrong": 2}, "n_wrong is 2"),
         ({"repair": ((5, -1),)}, "token id is -1"),
         ({"repair": ((5, 2**31),)}, "token id is 2147483648"),
         ({"latents": QuantizedLatents("per_latent", bytes(4097), bytes(4097), (4097, 1))}, "4097"),

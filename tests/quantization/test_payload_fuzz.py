@@ -46,7 +46,7 @@ def seeds(rng: random.Random) -> list[bytes]:
             latents = QuantizedLatents(scheme, bytes(codes), bytes(n_scales), shape)  # type: ignore[arg-type]
             repair = tuple((p, rng.randrange(8192)) for p in range(0, 60, rng.randrange(3, 30)))
             found.append(Payload(*common, latents=latents))
-            found.append(Payload(*common, latents=latents, repair=repair, kept_text=text))
+            found.append(Payload(*common, latents=latents, repair=repair, n_wrong=2, kept_text=text))
     return [payload.to_bytes(BINDING) for payload in found]
 
 

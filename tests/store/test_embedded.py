@@ -118,7 +118,8 @@ def test_history_of_an_unknown_memory(store):
         {"metadata": {"role": "user"}},
     ],
 )
-def test_a_put_is_all_or_nothing(store, record, flaw):
+def test_a_put_is_all_or_nothing(open_store, record, flaw):
+    store = open_store(":memory:")
     store.put("alice", [record("kept")])
     with pytest.raises(InvalidArgument):
         store.put("alice", [record("good"), NewRecord(**(vars(record("bad")) | flaw))])
@@ -202,13 +203,15 @@ def test_every_memory_is_found_when_k_is_larger_than_the_scope(open_store, recor
 
 
 @pytest.mark.parametrize("query", [[1.0] * 7, [float("nan")] * 8, ["a"] * 8, None])
-def test_a_malformed_query_is_refused(store, query):
+def test_a_malformed_query_is_refused(open_store, query):
+    store = open_store(":memory:")
     with pytest.raises(InvalidArgument, match="query vector"):
         store.nearest("alice", query, 1)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, None])
-def test_k_is_a_positive_integer(store, k):
+def test_k_is_a_positive_integer(open_store, k):
+    store = open_store(":memory:")
     with pytest.raises(InvalidArgument, match="k must be"):
         store.nearest("alice", [1.0] * 8, k)
 
@@ -271,7 +274,8 @@ def test_forget_with_one_unknown_id_deletes_nothing(store, record):
 @pytest.mark.parametrize(
     "selection", [{}, {"ids": ["a"], "where": {"role": "x"}}, {"where": {}}, {"ids": "a"}]
 )
-def test_forget_takes_one_unmistakable_selection(store, record, selection):
+def test_forget_takes_one_unmistakable_selection(open_store, record, selection):
+    store = open_store(":memory:")
     store.put("alice", [record("a")])
     with pytest.raises(InvalidArgument):
         store.forget("alice", **selection)
@@ -309,7 +313,6 @@ def test_everything_is_there_after_reopening(open_store, record, vector, texts):
 
 
 def test_a_closed_store_says_so(store, record):
-    listing = None
     store.put("alice", [record("a")])
     listing = store.list("alice")
     store.close()

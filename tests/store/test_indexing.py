@@ -10,6 +10,7 @@ import pytest
 
 from nextmem_agents.errors import StoreError
 from nextmem_agents.store.chroma import ChromaIndex
+from nextmem_agents.store.exact import unit
 from nextmem_agents.store.indexing import FLUSH_AT
 
 
@@ -142,8 +143,7 @@ def test_rebuild_makes_the_index_anew_and_reports(store, folder, vector):
 
 
 def test_rebuild_leaves_no_byte_of_a_forgotten_vector(store, folder, vector):
-    secret = vector("m3")
-    needle = (secret / np.linalg.norm(secret)).astype("<f4").tobytes()[:16]
+    needle = unit(vector("m3")).tobytes()
     store.flush()
     assert needle in b"".join(file.read_bytes() for file in (folder / "chroma").rglob("*") if file.is_file())
     store.forget("alice", ids=["m3"])

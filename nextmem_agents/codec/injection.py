@@ -1,0 +1,121 @@
+"""Latents inside a prompt: in place of tokens, as input embeddings, for the decoder to answer from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.decoder import continue_greedily
+from nextmem_agents.codec.tokens import CodecTokenizer
+
+Segment = list[int] | Tensor
+"""Part of a prompt: token ids, or latents [L, D]."""
+
+
+@dataclass(frozen=True)
+class AnswerLayout:
+    """How a memory and a question make a prompt, and an output an answer.
+
+    Attributes:
+        parts: in order, control tokens by name (``<|im_start|>``), text in which ``{question}`` is replaced, and
+            ``{memory}`` where the latents go. Text is tokenised as text, so that no question can write a control token.
+        after: the control token after the latents; before them is [SoD].
+        clean: the answer in the decoder's output.
+    """
+
+    parts: tuple[str, ...]
+    after: str
+    clean: Callable[[str], str]
+
+
+MEMORY = "{memory}"
+_MARKER = "Answer:"
+
+
+def clean_released(output: str) -> str:
+    """What follows the last "Answer:", stripped; if that is nothing, all else without the markers.
+
+    Examples:
+        >>> clean_released("x Answer: red Answer: blue ")
+        'blue'
+        >>> clean_released("red Answer:  ")
+        'red '
+    """
+    *before, last = output.split(_MARKER)
+    return (last.strip() or "".join(before)) if before else last
+
+
+LAYOUTS = {
+    # Qwen3's chat template, thinking off, as the released code renders it: the memory is in the first, empty system
+    # turn, after the word "system".
+    "released": AnswerLayout(
+        parts=(
+            "<|im_start|>", "system", MEMORY, "\n", "<|im_end|>", "\n",
+            "<|im_start|>", "system\nBriefly answer the following question.", "<|im_end|>", "\n",
+            "<|im_start|>", "user\nQuestion: {question} Answer:", "<|im_end|>", "\n",
+            "<|im_start|>", "assistant\n", "<think>", "\n\n", "</think>", "\n\n",
+        ),
+        after="<|endoftext|>",
+        clean=clean_released,
+    )
+}  # fmt: skip
+
+
+def answer_prompt(
+    layout: AnswerLayout, tokenizer: CodecTokenizer, config: CodecConfig, question: str, latents: Tensor
+) -> list[Segment]:
+    """The prompt of one question over latents [L, D].
+
+    Raises:
+        InvalidArgument: the question is no string, or has lone surrogates.
+        CheckpointError: the tokenizer lacks a control token of the layout.
+    """
+    prompt: list[Segment] = []
+    for part in layout.parts:
+        if part == MEMORY:
+            prompt += [[config.start_of_decode], latents, [tokenizer.control(layout.after)]]
+        elif part.startswith("<"):
+            prompt.append([tokenizer.control(part)])
+        else:
+            # Not str.format: a question may hold braces.
+            prompt += tokenizer.encode([part.replace("{question}", question)])
+    return prompt
+
+
+@torch.inference_mode()
+def inject_batch(
+    backbone: Backbone, config: CodecConfig, prompts: Sequence[Sequence[Segment]], *, steps: Sequence[int]
+) -> list[list[int]]:
+    """Greedy continuations of prompts that mix token ids and latents.
+
+    Positions run 0, 1, 2 … over each prompt. Shorter prompts are padded at the right, behind the mask.
+
+    Args:
+        backbone: the model in its decoder role.
+        config: the codec's configuration.
+        prompts: segments in order; latents of one segment are [L, D], unpadded.
+        steps: the most tokens each row may take.
+
+    Returns:
+        Token ids of each row, without the end token.
+    """
+    rows = [torch.cat([_embed(backbone, config, segment) for segment in prompt]) for prompt in prompts]
+    n = torch.tensor([[len(row)] for row in rows], device=backbone.device)
+    embeddings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    positions = torch.arange(embeddings.shape[1], device=backbone.device).expand(len(rows), -1)
+    mask = (positions < n).long()
+    cache = backbone.new_cache()
+    hidden = backbone.hidden(embeddings, mask, positions, cache)
+    last = hidden[torch.arange(len(rows), device=backbone.device), n[:, 0] - 1]
+    return continue_greedily(backbone, last, mask, n - 1, cache, steps=steps, ends=config.ends)
+
+
+def _embed(backbone: Backbone, config: CodecConfig, segment: Segment) -> Tensor:
+    if isinstance(segment, Tensor):
+        return (segment.to(backbone.device) * config.latent_scale).to(backbone.dtype)
+    return backbone.embed(torch.tensor(segment, dtype=torch.int64, device=backbone.device))
