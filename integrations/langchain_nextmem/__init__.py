@@ -1,0 +1,21 @@
+"""NextMem as memory, middleware and retriever of LangChain agents.
+
+Each adapter translates LangChain's words into those of a :class:`nextmem_agents.Scope`, and keeps nothing.
+"""
+
+from nextmem_agents.errors import MissingExtra
+
+try:
+    from langchain_nextmem.memory import NextMemMemory
+    from langchain_nextmem.middleware import NextMemMiddleware
+    from langchain_nextmem.quoting import QuotingChatModel
+    from langchain_nextmem.retriever import NextMemRetriever
+except ModuleNotFoundError as error:
+    package = (error.name or "").partition(".")[0]
+    if package not in ("langchain", "langchain_classic", "langchain_core", "langgraph"):
+        raise
+    raise MissingExtra(
+        f'langchain_nextmem needs {package}, which is not installed: pip install "nextmem-agents[langchain]"'
+    ) from error
+
+__all__ = ["NextMemMemory", "NextMemMiddleware", "NextMemRetriever", "QuotingChatModel"]

@@ -16,9 +16,9 @@ Cache = Any
 class Backbone:
     """A Qwen3-architecture causal LM in one role (encoder or decoder), as the few operations a codec needs.
 
-    A codec with adapters has two, which are two module trees over one set of weights (:func:`shared_view`); one
-    without adapters has one, for both roles. Holds no state of its own between calls, so threads may share it;
-    each caller brings its own cache.
+    A codec with adapters has two, which are two module trees over one set of weights (:func:`shared_view`);
+    one without adapters has one, for both roles. Holds no state of its own between calls, so threads may
+    share it; each caller brings its own cache.
     """
 
     def __init__(self, model: Any, special_tokens: SpecialTokens | None = None):
@@ -56,7 +56,9 @@ class Backbone:
         """Input embeddings [..., D] of token ids [...] that the model itself produced, or would have."""
         return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
-    def hidden(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None
+    ) -> Tensor:
         """Final-normed hidden states [B, S, D].
 
         Args:
@@ -81,8 +83,12 @@ class Backbone:
 
 
 def shared_view(model: nn.Module) -> Any:
-    """A second module tree over the very tensors of the first: what is attached to one is not seen by the other."""
+    """A second module tree over the very tensors of the first: what is attached to one is not seen by the
+    other.
+    """
     shared: list[Any] = [*model.parameters(), *model.buffers()]
     # bitsandbytes keeps a 4-bit weight's scales beside it, as an attribute that is no tensor.
-    shared += [state for module in model.modules() if (state := getattr(module, "quant_state", None)) is not None]
+    shared += [
+        state for module in model.modules() if (state := getattr(module, "quant_state", None)) is not None
+    ]
     return copy.deepcopy(model, {id(item): item for item in shared})

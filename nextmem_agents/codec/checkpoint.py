@@ -1,173 +1,214 @@
-"""A codec's folder on disk: what is in it, what identifies it, and how it is read and written.
+"""A codec's folder on disk: what is in it, how it is found, read and written.
 
-    nextmem.json        codec configuration and fingerprint
-    config.json         the backbone's architecture (transformers)
-    model.safetensors   the backbone's weights, perhaps in shards
-    tokenizer.json      the tokenizer (tokenizers)
+    nextmem.json                 codec configuration and fingerprint
+    tokenizer.json               the tokenizer (tokenizers)
+    special_tokens.safetensors   input embeddings of the tokens that the codec adds, if it does
+
+and either the whole model
+
+    config.json                  the backbone's architecture (transformers)
+    model.safetensors            the backbone's weights, perhaps in shards
+
+or the backbone's place, in nextmem.json, and
+
+    decoder_adapter/             stage 1, in PEFT's format
+    encoder_adapter/             stage 2, trained on top of stage 1
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterator
+import re
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nextmem_agents.codec import lora, special_tokens, tokens
+from nextmem_agents.codec.config import CONFIG_FILE, CodecConfig
+from nextmem_agents.codec.fingerprint import digest, weight_files
+from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.errors import CheckpointError
-from nextmem_agents.codec.backbone import Backbone
-from nextmem_agents.codec.config import CodecConfig
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
-# What of the backbone's configuration changes numbers; the rest of config.json varies with transformers' version.
-_ARCHITECTURE = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "hidden_act",
-)  # fmt: skip
-# Weights larger than this are not hashed again at every load: it would take longer than reading them.
-_VERIFY_BYTES = 256 * 2**20
+DECODER_ADAPTER, ENCODER_ADAPTER = "decoder_adapter", "encoder_adapter"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ["*.json", "*.safetensors"]
+_TRAIN = (
+    "Train adapters for it with `nextmem train`, or use the released ones (stage_1_checkpoint-3092 and "
+    "stage_2_checkpoint-15) with LatentCodec.load_official(base, stage_1, stage_2)"
+)
 
 
-def find(name_or_folder: str | Path) -> Path:
-    """The folder of a shipped codec by name, or a folder as given.
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a codec is made of, besides its configuration, and where that is.
+
+    Attributes:
+        backbone: folder of the backbone's ``config.json`` and weights.
+        tokenizer_json: the text of ``tokenizer.json``.
+        adapters: folders of the decoder's and the encoder's adapter, in this order; None for a codec without.
+        special_tokens: None where the backbone's own embeddings are used as they are.
+    """
+
+    backbone: Path
+    tokenizer_json: str
+    adapters: tuple[Path, Path] | None = None
+    special_tokens: SpecialTokens | None = None
+
+
+def find(name: str | Path, allow_download: bool = False) -> Path:
+    """The folder of a shipped codec by name, a folder as given, or a hub id's folder in the local cache.
+
+    Args:
+        name: ``"mini"``, a folder, or ``"owner/name"``.
+        allow_download: fetch what the cache lacks from the Hugging Face hub.
 
     Raises:
-        CheckpointError: neither exists.
+        CheckpointError: none of them exists.
     """
-    shipped = SHIPPED / str(name_or_folder)
-    if isinstance(name_or_folder, str) and name_or_folder.isidentifier() and shipped.is_dir():
+    shipped = SHIPPED / str(name)
+    if isinstance(name, str) and name.isidentifier() and shipped.is_dir():
         return shipped
-    folder = Path(name_or_folder).expanduser()
-    if not folder.is_dir():
-        names = sorted(path.parent.name for path in SHIPPED.glob("*/nextmem.json"))
-        raise CheckpointError(
-            f"there is no codec {str(name_or_folder)!r}: give a checkpoint folder, "
-            f"or the name of a shipped codec ({', '.join(names) or 'none is installed'})"
-        )
-    return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(name, str) and _HUB_ID.fullmatch(name):
+        return _snapshot(name, allow_download)
+    names = sorted(path.parent.name for path in SHIPPED.glob("*/nextmem.json"))
+    raise CheckpointError(
+        f"there is no codec {str(name)!r}: give a checkpoint folder, "
+        f"or the name of a shipped codec ({', '.join(names) or 'none is installed'})"
+    )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the backbone.
+def _snapshot(hub_id: str, allow_download: bool) -> Path:
+    from huggingface_hub import snapshot_download
 
-    Raises:
-        CheckpointError: there are none, or a shard that the index names is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}: the checkpoint is incomplete, copy it again")
-    return [folder / name for name in names]
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    owner: dict[str, Path] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            owner |= dict.fromkeys(file.keys(), path)
-    for name in sorted(owner):
-        with safe_open(owner[name], framework="pt") as file:
-            yield name, file.get_tensor(name)
-
-
-def fingerprint(folder: Path, config: CodecConfig) -> str:
-    """SHA-256 (hex) over the configuration, the backbone's architecture and weights, and the tokenizer.
-
-    Raises:
-        CheckpointError: a file is missing or cannot be read.
-    """
     try:
-        backbone = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        found = snapshot_download(hub_id, local_files_only=not allow_download, allow_patterns=_FILES)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no complete codec checkpoint: {error}") from error
-    settings = dataclasses.asdict(config)
-    del settings["name"], settings["fingerprint"]
-    architecture = {key: backbone.get(key) for key in _ARCHITECTURE}
-    architecture["rope_theta"] = rope_theta(backbone)
-    digest = hashlib.sha256()
-    for part in (settings, architecture, {key: tokenizer.get(key) for key in sorted(tokenizer)}):
-        digest.update(json.dumps(part, sort_keys=True).encode())
-    for name, tensor in _tensors(weight_files(folder)):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        hint = "it could not be downloaded" if allow_download else (
+            "it is no folder and not in the local Hugging Face cache; nothing is downloaded unless "
+            "allow_download=True says so"
+        )  # fmt: skip
+        raise CheckpointError(f"{hub_id!r} was not found: {hint} ({error})") from error
+    return Path(found)
 
 
-def rope_theta(config: dict[str, Any]) -> float:
-    """RoPE's base, which transformers 4 keeps in ``rope_theta`` and 5 in ``rope_parameters``."""
-    return float(config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 10_000.0)
-
-
-def verify(folder: Path, config: CodecConfig) -> None:
-    """Compare a checkpoint with its recorded fingerprint (weights up to 256 MB; larger ones are trusted).
+def read(folder: Path, allow_download: bool = False) -> tuple[CodecConfig, Parts]:
+    """Configuration and parts of a checkpoint folder, compared with its fingerprint.
 
     Raises:
-        CheckpointError: there is no fingerprint, or the files are not those it was taken from.
+        CheckpointError: the folder is no codec, incomplete, altered or of a newer format.
     """
+    if not (folder / CONFIG_FILE).is_file() and (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds a backbone, but no codec: there are no adapters. {_TRAIN}")
+    config = CodecConfig.load(folder)
     if config.fingerprint is None:
-        raise CheckpointError(f"{folder / 'nextmem.json'} has no fingerprint; write the codec with save_pretrained")
-    if sum(path.stat().st_size for path in weight_files(folder)) > _VERIFY_BYTES:
-        return
-    found = fingerprint(folder, config)
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} has no fingerprint; write the codec with save_pretrained"
+        )
+    parts = _parts(folder, config, allow_download)
+    found = digest(config, parts)
     if found != config.fingerprint:
         raise CheckpointError(
-            f"{folder} was altered: its files hash to {found[:12]}, nextmem.json says {config.fingerprint[:12]}. "
+            f"{folder} was altered: its files hash to {found[:12]}, nextmem.json says "
+            f"{config.fingerprint[:12]}. "
             "Latents made with other weights cannot be read by these; restore the original folder"
         )
+    return config, parts
 
 
-def load_backbone(folder: Path, *, device: str | torch.device, dtype: torch.dtype) -> Backbone:
-    """The backbone of a checkpoint folder, from local files only.
-
-    Raises:
-        CheckpointError: no ``config.json``, another architecture than Qwen3, or unreadable weights.
-    """
-    weight_files(folder)
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if described.get("model_type") != "qwen3":
+def _parts(folder: Path, config: CodecConfig, allow_download: bool = False) -> Parts:
+    backbone = folder
+    if config.backbone is not None:
+        # A path relative to the checkpoint comes first: what a folder brings with it is what it was saved
+        # with.
+        inside = folder / config.backbone
+        backbone = inside if inside.is_dir() else find(config.backbone, allow_download)
+    adapters = (folder / DECODER_ADAPTER, folder / ENCODER_ADAPTER) if config.adapters else None
+    if missing := [path.name for path in adapters or () if not path.is_dir()]:
         raise CheckpointError(
-            f"{folder} holds a {described.get('model_type')!r} model; a codec's backbone is of type 'qwen3'"
+            f"{folder} lacks {' and '.join(missing)}: the backbone alone is no codec. {_TRAIN}"
         )
-    from transformers import Qwen3ForCausalLM
-    from transformers.utils import logging
-
-    # Loading a codec is no long work: transformers' bar over its tensors would only clutter an application.
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        model = Qwen3ForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the backbone in {folder} cannot be loaded: {error}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    return Backbone(model.to(device))
+        tokenizer_json = (folder / tokens.FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no readable {tokens.FILE}; it is incomplete: {error}"
+        ) from error
+    special = SpecialTokens.load(folder) if (folder / special_tokens.FILE).is_file() else None
+    return Parts(backbone, tokenizer_json, adapters, special)
 
 
-def write(folder: Path, config: CodecConfig, backbone: Any, weights: dict[str, Tensor], tokenizer_json: str) -> None:
-    """Write a checkpoint folder from parts; ``backbone`` is the transformers configuration.
+def write(
+    folder: Path, config: CodecConfig, backbone: Any, weights: dict[str, Tensor], tokenizer_json: str
+) -> None:
+    """Write the checkpoint of a whole model; ``backbone`` is the transformers configuration.
 
     Raises:
         CheckpointError: the folder exists and is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} exists and is not empty; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     backbone.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    (folder / tokens.FILE).write_text(tokenizer_json, encoding="utf-8")
     dataclasses.replace(config, fingerprint=fingerprint(folder, config)).save(folder)
+
+
+def save(folder: Path, config: CodecConfig, parts: Parts, *, copy_backbone: bool = False) -> None:
+    """Write a checkpoint from parts.
+
+    Args:
+        folder: new, or empty.
+        config: its ``fingerprint`` is computed anew; its ``backbone`` is kept if it names a place outside.
+        parts: a codec's parts.
+        copy_backbone: bring the backbone along, in ``backbone/`` (beside adapters) or in the folder itself,
+            in place of a reference to where it is. A codec without a reference always brings it.
+
+    Raises:
+        CheckpointError: the folder exists and is not empty, or a part is missing.
+    """
+    files = weight_files(parts.backbone)
+    new_folder(folder)
+    if config.backbone is None or copy_backbone:
+        config = dataclasses.replace(config, backbone="backbone" if config.adapters else None)
+        target = folder / (config.backbone or "")
+        target.mkdir(exist_ok=True)
+        index = parts.backbone / "model.safetensors.index.json"
+        for path in [parts.backbone / "config.json", *files, *([index] if index.is_file() else [])]:
+            shutil.copyfile(path, target / path.name)
+    for source, name in zip(parts.adapters or (), (DECODER_ADAPTER, ENCODER_ADAPTER), strict=False):
+        (folder / name).mkdir()
+        for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):
+            shutil.copyfile(source / file, folder / name / file)
+    if parts.special_tokens is not None:
+        parts.special_tokens.save(folder)
+    (folder / tokens.FILE).write_text(parts.tokenizer_json, encoding="utf-8")
+    # Last: a folder without nextmem.json is no codec, so an interrupted write is never taken for one.
+    dataclasses.replace(config, fingerprint=fingerprint(folder, config)).save(folder)
+
+
+def fingerprint(folder: Path, config: CodecConfig) -> str:
+    """SHA-256 (hex) of what a checkpoint folder holds under a configuration; ``nextmem.json`` is not read.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    return digest(config, _parts(folder, config))
+
+
+def new_folder(folder: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        CheckpointError: it exists and is not empty, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not empty; give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from nextmem_agents.codec.tokens import CodecTokenizer
+from nextmem_agents.errors import TextTooLong
 
 # Best first: between turns or paragraphs, after a sentence, between words.
 _BOUNDARIES = [re.compile(pattern) for pattern in (r"\n+", r"[.!?…。！？]['\")\]”’]*\s+|[。！？]", r"\s+")]
@@ -15,6 +16,9 @@ def chunk_text(tokenizer: CodecTokenizer, text: str, max_tokens: int) -> list[st
 
     A part ends after a line, else after a sentence, else after a word, provided that it stays at least half
     full; else at the last whole character that fits.
+
+    Raises:
+        TextTooLong: one character alone takes more than ``max_tokens`` tokens.
     """
     offsets = tokenizer.offsets(text)
     if len(offsets) <= max_tokens:
@@ -30,6 +34,10 @@ def chunk_text(tokenizer: CodecTokenizer, text: str, max_tokens: int) -> list[st
         end = _boundary(text, floor, limit) if limit < len(text) else limit
         # A part alone can take a few more tokens than it took inside the text.
         while (excess := len(tokenizer.encode([text[begin:end]])[0]) - max_tokens) > 0:
+            if end == begin + 1:
+                raise TextTooLong(
+                    f"character {begin} alone takes {excess + max_tokens} tokens, a chunk {max_tokens}"
+                )
             end = max(begin + 1, end - excess)
         chunks.append(text[begin:end])
         begin = end

@@ -37,12 +37,12 @@ class CodecConfig:
         quantization: ``"per_latent"`` (calibrated table, one FP8 scale per latent) or
             ``"per_dimension"`` (released layout: one FP8 scale per hidden dimension).
         quantization_table: calibrated per-dimension magnitudes, D floats, for ``"per_latent"``.
-        answer_layout: how latents and question make a prompt, a key of ``injection.LAYOUTS``; None when the codec
-            was not trained to answer.
+        answer_layout: how latents and question make a prompt, a key of ``injection.LAYOUTS``; None when the
+            codec was not trained to answer.
         adapters: whether encoder and decoder are LoRA adapters on the backbone, in ``encoder_adapter/`` and
             ``decoder_adapter/``; if not, the backbone itself is both.
-        backbone: where the backbone is: a folder (relative to the checkpoint's, or absolute) or a hub id. None
-            when it lies in the checkpoint's own folder.
+        backbone: where the backbone is: a folder (relative to the checkpoint's, or absolute) or a hub id.
+            None when it lies in the checkpoint's own folder.
         fingerprint: hash of all that changes latents or decoding; None until the codec is saved.
 
     Examples:
@@ -78,7 +78,9 @@ class CodecConfig:
                 f"max_tokens, tokens_per_latent and fixed_latents are whole numbers from 1, not {counts}"
             )
         if self.quantization not in ("per_latent", "per_dimension"):
-            raise InvalidArgument(f"quantization must be 'per_latent' or 'per_dimension', not {self.quantization!r}")
+            raise InvalidArgument(
+                f"quantization must be 'per_latent' or 'per_dimension', not {self.quantization!r}"
+            )
         if self.answer_layout not in (None, "released"):
             raise InvalidArgument(f"answer_layout must be 'released' or None, not {self.answer_layout!r}")
         if (self.tokens_per_latent is None) == (self.fixed_latents is None):
@@ -140,7 +142,9 @@ class CodecConfig:
             )
         known = {field.name for field in dataclasses.fields(cls)}
         # JSON has no tuples.
-        chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        chosen: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known
+        }
         try:
             return cls(**chosen)
         except (TypeError, InvalidArgument) as error:

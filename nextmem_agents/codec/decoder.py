@@ -12,7 +12,9 @@ from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
 
 
-def _prefix(backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _prefix(
+    backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings, mask and positions of [latents, SoD]; the SoD's position comes last."""
     batch, longest, _ = values.shape
     sod = backbone.embed(torch.full((batch, 1), config.start_of_decode, device=backbone.device))
@@ -21,7 +23,9 @@ def _prefix(backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Te
     lengths = lengths.to(backbone.device)[:, None]
     mask = torch.cat([(arange < lengths).long(), torch.ones_like(lengths)], 1)
     if config.positions == "aligned" and config.tokens_per_latent:
-        positions = torch.cat([(arange * config.tokens_per_latent).expand(batch, -1), torch.zeros_like(lengths)], 1)
+        positions = torch.cat(
+            [(arange * config.tokens_per_latent).expand(batch, -1), torch.zeros_like(lengths)], 1
+        )
     else:
         positions = torch.cat([arange.expand(batch, -1), lengths], 1)
     return torch.cat([scaled, sod], 1), mask, positions

@@ -23,7 +23,9 @@ def pad_ids(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> t
 
 
 @torch.inference_mode()
-def encode_batch(backbone: Backbone, config: CodecConfig, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def encode_batch(
+    backbone: Backbone, config: CodecConfig, rows: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     """Latents of B chunks of token ids, none empty.
 
     Sequence: text, then [SoD]; the last position's final-normed hidden state is latent 1; times

@@ -22,8 +22,9 @@ class AnswerLayout:
     """How a memory and a question make a prompt, and an output an answer.
 
     Attributes:
-        parts: in order, control tokens by name (``<|im_start|>``), text in which ``{question}`` is replaced, and
-            ``{memory}`` where the latents go. Text is tokenised as text, so that no question can write a control token.
+        parts: in order, control tokens by name (``<|im_start|>``), text in which ``{question}`` is replaced,
+            and ``{memory}`` where the latents go. Text is tokenised as text, so that no question can write a
+            control token.
         after: the control token after the latents; before them is [SoD].
         clean: the answer in the decoder's output.
     """
@@ -51,8 +52,8 @@ def clean_released(output: str) -> str:
 
 
 LAYOUTS = {
-    # Qwen3's chat template, thinking off, as the released code renders it: the memory is in the first, empty system
-    # turn, after the word "system".
+    # Qwen3's chat template, thinking off, as the released code renders it: the memory is in the first, empty
+    # system turn, after the word "system".
     "released": AnswerLayout(
         parts=(
             "<|im_start|>", "system", MEMORY, "\n", "<|im_end|>", "\n",

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from nextmem_agents.errors import CannotAnswer, CheckpointError, CodecMismatch, EmptyText, InvalidArgument, TextTooLong
-from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
 from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.chunking import chunk_text
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
+from nextmem_agents.codec.injection import LAYOUTS, answer_prompt, inject_batch
 from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.official import read_official
+from nextmem_agents.codec.roles import Placement, load_roles
 from nextmem_agents.codec.tokens import CodecTokenizer
+from nextmem_agents.errors import (
+    CannotAnswer,
+    CheckpointError,
+    CodecMismatch,
+    EmptyText,
+    InvalidArgument,
+    TextTooLong,
+)
+from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
 
 T = TypeVar("T")
 BATCH = 32
@@ -49,16 +59,32 @@ class LatentCodec:
     """A backbone in its two roles, with its tokenizer and configuration.
 
     It holds no state between calls: threads may share one. Build it with :meth:`load`.
+
+    Attributes:
+        encoder: the backbone as encoder.
+        decoder: the backbone as decoder; the same object where the codec has no adapters.
+        tokenizer: text to token ids and back.
+        config: what is neither weights nor tokenizer.
+        fingerprint: SHA-256 (hex) of all that changes latents or decoding.
+        folder: the checkpoint it was loaded from; None for one in the released folders.
     """
 
-    def __init__(self, backbone: Backbone, tokenizer: CodecTokenizer, config: CodecConfig, folder: Path):
+    def __init__(
+        self,
+        config: CodecConfig,
+        parts: Parts,
+        placement: Placement | None = None,
+        folder: Path | None = None,
+    ):
+        """From parts; see :func:`nextmem_agents.codec.checkpoint.read`."""
         if config.fingerprint is None:
             raise CheckpointError("a codec needs a fingerprint; save it first")
-        self.backbone = backbone
-        self.tokenizer = tokenizer
         self.config = config
-        self.folder = folder
         self.fingerprint: str = config.fingerprint
+        self.tokenizer = CodecTokenizer.parse(parts.tokenizer_json)
+        self.encoder, self.decoder = load_roles(parts, placement or Placement())
+        self.folder = folder
+        self._parts = parts
         table = config.quantization_table
         self.quantization_table = None if table is None else torch.tensor(table)
 
@@ -69,41 +95,102 @@ class LatentCodec:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str = torch.float32,
+        device_map: str | dict[str, Any] | None = None,
+        attn_implementation: str | None = None,
+        load_in_4bit: bool = False,
+        allow_download: bool = False,
     ) -> LatentCodec:
         """Load a shipped codec by name, or one from a checkpoint folder.
 
         Args:
-            name_or_folder: ``"mini"``, or a folder that holds ``nextmem.json``.
+            name_or_folder: ``"mini"``, a folder that holds ``nextmem.json``, or a hub id that is in the local
+                cache.
             device: where the model runs.
             dtype: the type of weights and activations; float32 on a CPU is what decodes the same everywhere.
+            device_map: transformers' argument, in place of ``device``: spreads the backbone over devices.
+            attn_implementation: transformers' argument.
+            load_in_4bit: the backbone's weights in NF4, through bitsandbytes.
+            allow_download: fetch from the Hugging Face hub what the local cache lacks.
 
         Raises:
-            CheckpointError: no such codec, an incomplete or altered folder, or another architecture.
+            CheckpointError: no such codec, an incomplete or altered folder, another architecture, or a
+                backbone without adapters.
+            MissingExtra: ``load_in_4bit`` or ``device_map`` without the packages they need.
         """
-        folder = checkpoint.find(name_or_folder)
-        config = CodecConfig.load(folder)
-        checkpoint.verify(folder, config)
-        resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-            raise InvalidArgument(f"dtype {dtype!r} is no floating-point type; give 'float32' or 'bfloat16'")
-        backbone = checkpoint.load_backbone(folder, device=device, dtype=resolved)
-        return cls(backbone, CodecTokenizer.load(folder), config, folder)
+        folder = checkpoint.find(name_or_folder, allow_download)
+        config, parts = checkpoint.read(folder, allow_download)
+        placement = Placement(device, dtype, device_map, attn_implementation, load_in_4bit)
+        return cls(config, parts, placement, folder)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @classmethod
+    def load_official(
+        cls,
+        base: str | Path,
+        stage_1: str | Path,
+        stage_2: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        device_map: str | dict[str, Any] | None = None,
+        attn_implementation: str | None = None,
+        load_in_4bit: bool = False,
+        allow_download: bool = False,
+    ) -> LatentCodec:
+        """Load the paper's released folders as they are; the numbers are the released code's.
+
+        Other than that code, nothing is cut silently (``max_tokens`` is the paper's 128, and :meth:`encode`
+        takes more only if told), special tokens inside a text stay text unless told otherwise, and decoding
+        is greedy.
+
+        Args:
+            base: the backbone (Qwen3-8B): a folder, or a hub id that is in the local cache.
+            stage_1: ``stage_1_checkpoint-3092``: the decoder's adapter and ``special_tokens_DTOKENS.pt``.
+            stage_2: ``stage_2_checkpoint-15``: the encoder's adapter.
+            device: see :meth:`load`, like all that follow.
+            dtype: see :meth:`load`.
+            device_map: see :meth:`load`.
+            attn_implementation: see :meth:`load`.
+            load_in_4bit: see :meth:`load`.
+            allow_download: see :meth:`load`.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, the tokenizer lacks a token, or an adapter or the
+                table belongs to another backbone.
+        """
+        config, parts = read_official(base, stage_1, stage_2, allow_download=allow_download)
+        return cls(config, parts, Placement(device, dtype, device_map, attn_implementation, load_in_4bit))
+
+    def save_pretrained(self, folder: str | Path, *, copy_backbone: bool = False) -> None:
         """Write the checkpoint into a new folder.
+
+        Args:
+            folder: new, or empty.
+            copy_backbone: bring along a backbone that the codec only refers to.
 
         Raises:
             CheckpointError: the folder exists and is not empty.
         """
-        target = Path(folder)
-        if target.exists() and any(target.iterdir()):
-            raise CheckpointError(f"{target} exists and is not empty; give a new folder")
-        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        checkpoint.save(Path(folder), self.config, self._parts, copy_backbone=copy_backbone)
 
     def to(self, device: str | torch.device) -> LatentCodec:
-        """Move the model; returns the codec itself."""
-        self.backbone.model.to(device)
+        """Move the model; returns the codec itself.
+
+        Raises:
+            InvalidArgument: the backbone was loaded in 4 bits or over a device map, and stays where it is.
+        """
+        if self.decoder.in_4bit or getattr(self.decoder.model, "hf_device_map", None):
+            raise InvalidArgument(
+                "a backbone in 4 bits or with a device_map stays where it was loaded; load the codec again "
+                "there"
+            )
+        for role in {self.encoder, self.decoder}:
+            role.model.to(device)
         return self
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone as decoder."""
+        return self.decoder
 
     @property
     def max_tokens(self) -> int:
@@ -113,12 +200,13 @@ class LatentCodec:
     @property
     def dim(self) -> int:
         """D, the width of a latent."""
-        return self.backbone.hidden_size
+        return self.decoder.hidden_size
 
     @property
     def profile(self) -> str:
-        """What decoding depends on besides the weights: dtype and device class."""
-        return f"{str(self.backbone.dtype).removeprefix('torch.')}/{self.backbone.device.type}"
+        """What decoding depends on besides the codec: nf4 or the weights' dtype, and the device class."""
+        weights = "nf4" if self.decoder.in_4bit else str(self.decoder.dtype).removeprefix("torch.")
+        return f"{weights}/{self.decoder.device.type}"
 
     @property
     def codec_id(self) -> bytes:
@@ -139,8 +227,16 @@ class LatentCodec:
         """
         return chunk_text(self.tokenizer, text, self.max_tokens)
 
-    def encode(self, texts: Sequence[str]) -> Latents:
+    def encode(
+        self, texts: Sequence[str], *, max_tokens: int | None = None, parse_special_tokens: bool = False
+    ) -> Latents:
         """Latents of texts of at most ``max_tokens`` tokens each.
+
+        Args:
+            texts: none empty.
+            max_tokens: the most tokens a text may have, where that is not the codec's own limit.
+            parse_special_tokens: take ``<|im_end|>`` and its like inside a text for the token, as the
+                released code does; by default they are text.
 
         Returns:
             ``values`` float32 [B, L, D] on the codec's device, ``lengths`` int64 [B].
@@ -152,25 +248,27 @@ class LatentCodec:
         """
         if isinstance(texts, str):
             raise InvalidArgument("encode takes a list of texts; write encode([text])")
-        return self.encode_ids(self.tokenizer.encode(texts))
+        ids = self.tokenizer.encode(texts, parse_special_tokens=parse_special_tokens)
+        return self.encode_ids(ids, max_tokens=max_tokens)
 
-    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Latents:
+    def encode_ids(self, ids: Sequence[Sequence[int]], *, max_tokens: int | None = None) -> Latents:
         """Latents of token ids, one list per chunk; see :meth:`encode`."""
+        limit = self.max_tokens if max_tokens is None else max_tokens
         for i, row in enumerate(ids):
             if not row:
                 raise EmptyText(f"text {i} is empty; there is nothing to encode")
-            if len(row) > self.max_tokens:
+            if len(row) > limit:
                 raise TextTooLong(
-                    f"text {i} has {len(row)} tokens, and a chunk at most {self.max_tokens}; "
+                    f"text {i} has {len(row)} tokens, and a chunk at most {limit}; "
                     "split it with codec.chunk(text)"
                 )
 
         def work(rows: list[int]) -> list[Tensor]:
-            values, lengths = encode_batch(self.backbone, self.config, [ids[i] for i in rows])
+            values, lengths = encode_batch(self.encoder, self.config, [ids[i] for i in rows])
             return [row[:n] for row, n in zip(values, lengths.tolist(), strict=True)]
 
         rows = in_batches([len(row) for row in ids], work)
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=self.backbone.device)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=self.encoder.device)
         if not rows:
             return Latents(torch.zeros(0, 0, self.dim), lengths, self.fingerprint)
         return Latents(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, self.fingerprint)
@@ -182,8 +280,7 @@ class LatentCodec:
             CodecMismatch: the latents are another codec's.
         """
         self.check(latents)
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise InvalidArgument(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}")
+        _check_steps(max_new_tokens)
         lengths = latents.lengths.tolist()
         ratio = self.config.tokens_per_latent
 
@@ -191,36 +288,88 @@ class LatentCodec:
             steps = [min(max_new_tokens, lengths[i] * ratio) if ratio else max_new_tokens for i in rows]
             longest = max(lengths[i] for i in rows)
             values = latents.values[rows, :longest]
-            return greedy_batch(self.backbone, self.config, values, latents.lengths[rows], steps=steps)
+            return greedy_batch(self.decoder, self.config, values, latents.lengths[rows], steps=steps)
 
         ids = in_batches(lengths, work)
-        return [self.tokenizer.to_bytes(row).decode("utf-8", "replace") for row in ids]
+        return [self._text(row) for row in ids]
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.to_bytes(ids).decode("utf-8", "replace")
 
     def answer(self, latents: Latents, questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Answer each question from its row's latents, injected as input embeddings.
+        """Answer each question from its row's latents, injected as input embeddings; greedy, batched.
+
+        Args:
+            latents: one row per question.
+            questions: one per row.
+            max_new_tokens: where an answer is cut at the latest.
+
+        Returns:
+            Answers, after the layout's post-processing.
 
         Raises:
             CannotAnswer: this codec reconstructs text and was not trained to answer.
+            CodecMismatch: the latents are another codec's.
+            TextTooLong: a question takes more tokens than the released code would read.
+            InvalidArgument: not one question per row, or a question is no string or has lone surrogates.
         """
-        raise CannotAnswer(
-            f"codec {self.config.name!r} reconstructs text and was not trained to answer from latents; "
-            "decompress the memory and ask a chat model"
-        )
+        if self.config.answer_layout is None:
+            raise CannotAnswer(
+                f"codec {self.config.name!r} reconstructs text and was not trained to answer from latents; "
+                "decompress the memory and ask a chat model"
+            )
+        self.check(latents)
+        _check_steps(max_new_tokens)
+        if isinstance(questions, str) or len(questions) != len(latents):
+            raise InvalidArgument(f"answer takes one question per row of latents: a list of {len(latents)}")
+        layout = LAYOUTS[self.config.answer_layout]
+        prompts = [
+            answer_prompt(layout, self.tokenizer, self.config, question, values[:n])
+            for question, values, n in zip(questions, latents.values, latents.lengths.tolist(), strict=True)
+        ]
+
+        def work(rows: list[int]) -> list[list[int]]:
+            chosen = [prompts[i] for i in rows]
+            return inject_batch(self.decoder, self.config, chosen, steps=[max_new_tokens] * len(rows))
+
+        ids = in_batches([sum(map(len, prompt)) for prompt in prompts], work)
+        return [layout.clean(self._text(row)) for row in ids]
 
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D]: the vector that is searched (paper, task 3)."""
         self.check(latents)
         return latents.values.float().sum(1) / latents.lengths[:, None].to(latents.values.device)
 
-    def quantize(self, latents: Latents) -> list[QuantizedLatents]:
-        """Each row in NF4, packed two codes to a byte, with FP8 scales."""
-        self.check(latents)
-        return quantize_batch(latents.values, latents.lengths, self.config.quantization, self.quantization_table)
+    def quantize(self, latents: Latents, *, as_released: bool = False) -> list[QuantizedLatents]:
+        """Each row in NF4, packed two codes to a byte, with FP8 scales.
 
-    def dequantize(self, rows: Sequence[QuantizedLatents]) -> Latents:
-        """Latents of NF4 rows."""
-        values, lengths = dequantize(rows, self.quantization_table)
-        return Latents(values.to(self.backbone.device), lengths.to(self.backbone.device), self.fingerprint)
+        Args:
+            latents: this codec's.
+            as_released: the released quantiser's very bits, in the codec's dtype; the default searches for
+                scales of less error in the same layout.
+
+        Raises:
+            CodecMismatch: the latents are another codec's.
+            InvalidArgument: a value is not finite, or the codec's layout is not the released one.
+        """
+        self.check(latents)
+        values = latents.values
+        if as_released:
+            if self.config.quantization != "per_dimension":
+                raise InvalidArgument(
+                    f"codec {self.config.name!r} does not use the released layout, per_dimension"
+                )
+            # Released latents are of the model's dtype; ours are the same numbers, held in float32.
+            values = values.to(self.encoder.dtype)
+        table = self.quantization_table
+        return quantize_batch(
+            values, latents.lengths, self.config.quantization, table, search=not as_released
+        )
+
+    def dequantize(self, rows: Sequence[QuantizedLatents], *, as_released: bool = False) -> Latents:
+        """Latents of NF4 rows; ``as_released`` rounds each value to bfloat16, as the released code does."""
+        values, lengths = dequantize(rows, self.quantization_table, as_released)
+        return Latents(values.to(self.encoder.device), lengths.to(self.encoder.device), self.fingerprint)
 
     def check(self, latents: Latents) -> None:
         """Raise CodecMismatch unless the latents are this codec's."""
@@ -229,3 +378,8 @@ class LatentCodec:
                 f"these latents were made by codec {latents.fingerprint[:12]}, not by {self.config.name!r} "
                 f"({self.fingerprint[:12]}); use the codec that made them"
             )
+
+
+def _check_steps(max_new_tokens: int) -> None:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InvalidArgument(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}")

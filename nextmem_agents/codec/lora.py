@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's folder format, merged into a model's weights or set beside them.
 
-Adapters are read and applied here without PEFT: a side path belongs to one module tree for good, so that there is
-no active adapter to switch, and nothing that two threads could see each other change.
+Adapters are read and applied here without PEFT: a side path belongs to one module tree for good, so that
+there is no active adapter to switch, and nothing that two threads could see each other change.
 
     y = W x + s B (A x),   s = lora_alpha / r, or lora_alpha / sqrt(r) with rank-stabilised scaling
 
@@ -30,8 +30,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Settings that change what an adapter computes and that no codec of this project or the paper's release uses.
 _UNSUPPORTED = (
-    "use_dora", "use_qalora", "fan_in_fan_out", "lora_bias", "modules_to_save", "alpha_pattern", "rank_pattern",
-    "layer_replication", "target_parameters", "trainable_token_indices",
+    "use_dora", "use_qalora", "fan_in_fan_out", "lora_bias", "modules_to_save", "alpha_pattern",
+    "rank_pattern", "layer_replication", "target_parameters", "trainable_token_indices",
 )  # fmt: skip
 
 
@@ -77,12 +77,14 @@ class LoraAdapter:
             halves.setdefault(match["module"], {})[match["factor"]] = tensor
         for module, pair in halves.items():
             if len(pair) != 2:
-                raise CheckpointError(f"{folder} has only half of the adapter of {module!r}: the file is incomplete")
+                raise CheckpointError(
+                    f"{folder} has only half of the adapter of {module!r}: the file is incomplete"
+                )
         targets = settings.get("target_modules")
         narrowed = settings.get("layers_to_transform") is not None or settings.get("exclude_modules")
         return cls(
             factors={module: (pair["A"], pair["B"]) for module, pair in halves.items()},
-            scale=settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank),
+            scale=_scale(settings),
             targets=tuple(targets) if isinstance(targets, list) and not narrowed else None,
             source=str(folder),
         )
@@ -91,14 +93,18 @@ class LoraAdapter:
         """Compare with the model that it is meant for.
 
         Raises:
-            CheckpointError: a target is missing on either side, or a factor has another shape than the weight.
+            CheckpointError: a target is missing on either side, or a factor has another shape than the
+                weight.
         """
         modules = dict(model.named_modules())
         if self.targets is not None:
-            wanted = {name for name in modules if name.endswith(tuple(f".{target}" for target in self.targets))}
+            wanted = {
+                name for name in modules if name.endswith(tuple(f".{target}" for target in self.targets))
+            }
             if missing := sorted(wanted - self.factors.keys()):
                 raise CheckpointError(
-                    f"adapter {self.source} lacks {len(missing)} of {len(wanted)} modules, among them {missing[0]!r}: "
+                    f"adapter {self.source} lacks {len(missing)} of {len(wanted)} modules, among them "
+                    f"{missing[0]!r}: "
                     "it is incomplete, or of a smaller backbone"
                 )
         for name, (a, b) in self.factors.items():
@@ -111,7 +117,8 @@ class LoraAdapter:
                 )
             if (a.shape[1], b.shape[0]) != width:
                 raise CheckpointError(
-                    f"adapter {self.source} maps {a.shape[1]} to {b.shape[0]} values in {name!r}, where this backbone "
+                    f"adapter {self.source} maps {a.shape[1]} to {b.shape[0]} values in {name!r}, where this "
+                    f"backbone "
                     f"maps {width[0]} to {width[1]}: it was trained on another one"
                 )
 
@@ -137,11 +144,13 @@ class LoraAdapter:
         self.check(model)
         for name, (a, b) in self.factors.items():
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, LoraLinear(model.get_submodule(name), a, b, self.scale))
+            setattr(
+                model.get_submodule(parent), child, LoraLinear(model.get_submodule(name), a, b, self.scale)
+            )
 
 
 class LoraLinear(nn.Module):
-    """A linear module with a side path; the side path is computed in float32, the sum rounded to y's dtype."""
+    """A linear module with a side path; the side path is in float32, the sum in y's dtype."""
 
     def __init__(self, linear: nn.Module, a: Tensor, b: Tensor, scale: float):
         super().__init__()
@@ -157,6 +166,20 @@ class LoraLinear(nn.Module):
         y: Tensor = self.linear(x)
         side = F.linear(F.linear(x.to(self.a.device, torch.float32), self.a), self.b)
         return (y + (side * self.scale).to(y.device)).to(y.dtype)
+
+
+def read_scale(folder: Path) -> float:
+    """The scale of an adapter folder.
+
+    Raises:
+        CheckpointError: see :meth:`LoraAdapter.read`.
+    """
+    return _scale(_read_settings(folder))
+
+
+def _scale(settings: dict[str, Any]) -> float:
+    rank: int = settings["r"]
+    return float(settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank))
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,12 @@ class SpecialTokens:
 
     def __post_init__(self) -> None:
         shape = (*self.ids.shape, *self.embeddings.shape[1:])
-        if self.ids.ndim != 1 or len(shape) != 2 or self.embeddings.shape != shape or self.additions.shape != shape:
+        if (
+            self.ids.ndim != 1
+            or len(shape) != 2
+            or self.embeddings.shape != shape
+            or self.additions.shape != shape
+        ):
             raise CheckpointError(
                 f"special tokens of shapes {tuple(self.ids.shape)}, {tuple(self.embeddings.shape)} and "
                 f"{tuple(self.additions.shape)} contradict each other; they are [n], [n, D] and [n, D]"
@@ -72,14 +77,17 @@ class SpecialTokens:
         rows, width = weight.shape
         if self.embeddings.shape[1] != width or not 0 <= int(self.ids.min()) <= int(self.ids.max()) < rows:
             raise CheckpointError(
-                f"special tokens {self.ids.tolist()} of width {self.embeddings.shape[1]} do not fit the backbone's "
+                f"special tokens {self.ids.tolist()} of width {self.embeddings.shape[1]} do not fit the "
+                f"backbone's "
                 f"{rows} x {width} embeddings: they belong to another one"
             )
         with torch.no_grad():
             weight[self.ids.to(weight.device)] = self.embeddings.to(weight.device, weight.dtype)
 
     def add(self, ids: Tensor, embeddings: Tensor) -> Tensor:
-        """Prompt embeddings [..., D] of token ids [...] from their rows [..., D]; the sum is in the rows' dtype."""
+        """Prompt embeddings [..., D] of token ids [...] from their rows [..., D]; the sum is in the rows'
+        dtype.
+        """
         for i, row in zip(self.ids.tolist(), self.additions.to(embeddings), strict=True):
             embeddings = torch.where((ids == i)[..., None], embeddings + row, embeddings)
         return embeddings

@@ -54,7 +54,8 @@ class CodecTokenizer:
                 bytes_of[index] = bytes(table[character] for character in token)
             else:
                 raise CheckpointError(
-                    f"token {index} ({token!r}) is not byte-level: the codec needs a byte-level BPE tokenizer "
+                    f"token {index} ({token!r}) is not byte-level: the codec needs a byte-level BPE "
+                    f"tokenizer "
                     "(as Qwen3 has), which can give every text back exactly"
                 )
         return bytes_of
@@ -90,8 +91,8 @@ class CodecTokenizer:
 
         Args:
             texts: any number.
-            parse_special_tokens: take ``<|im_end|>`` and its like inside a text for the token, as the released
-                code does.
+            parse_special_tokens: take ``<|im_end|>`` and its like inside a text for the token, as the
+                released code does.
 
         Raises:
             InvalidArgument: a text is no string or has lone surrogates, which no encoding can keep.
@@ -119,7 +120,7 @@ class CodecTokenizer:
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The character range of each token."""
         check_text(text)
-        return self.tokenizer.encode(text, add_special_tokens=False).offsets  # type: ignore[no-any-return]
+        return self.tokenizer.encode(text, add_special_tokens=False).offsets
 
     def to_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes that token ids stand for; special tokens and ids outside the vocabulary stand for none.
@@ -130,8 +131,8 @@ class CodecTokenizer:
 
 
 def with_added_tokens(tokenizer_json: str, contents: Sequence[str]) -> str:
-    """A ``tokenizer.json`` with plain tokens added after the last id, as transformers' ``add_tokens`` does; a token
-    that is there keeps its id.
+    """A ``tokenizer.json`` with plain tokens added after the last id, as transformers' ``add_tokens`` does; a
+    token that is there keeps its id.
     """
     settings = json.loads(tokenizer_json)
     added = settings["added_tokens"]

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,10 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
         model.compile()
     optimizer = SplitOptimizer(model, config, rank, processes)
     first = load_state(run, model, optimizer, rank)
-    log = (run / "log.jsonl").open("a", encoding="utf-8") if rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=rank != 0) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns, disable=rank != 0))
+        log = stack.enter_context((run / "log.jsonl").open("a", encoding="utf-8")) if rank == 0 else None
         task = progress.add_task("training", total=config.steps, completed=first)
         tokens_per_step = config.frames_per_step * config.frame_tokens
         for step in range(first, config.steps):

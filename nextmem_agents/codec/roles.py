@@ -1,0 +1,156 @@
+"""From a codec's parts to its two roles: encoder and decoder, two views of one set of weights.
+
+decoder = backbone + stage 1; encoder = decoder + stage 2, as a side path. Stage 1 is merged into the weights.
+Where they are in 4 bits it stays beside them too: rounding the sum to 4 bits again would undo most of the
+adapter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nextmem_agents.codec.backbone import Backbone, shared_view
+from nextmem_agents.codec.checkpoint import Parts
+from nextmem_agents.codec.fingerprint import read_json, weight_files
+from nextmem_agents.codec.lora import LoraAdapter
+from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
+
+# Loading less than this takes a second or two, where a progress bar would only clutter an application.
+_QUIET_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a backbone is loaded.
+
+    Attributes:
+        device: where the model runs; not used where ``device_map`` is given.
+        dtype: of weights (in 4-bit: of what is computed with them) and activations; a ``torch.dtype`` or its
+            name.
+        device_map: transformers' argument of this name: spreads the layers over several devices.
+        attn_implementation: transformers' argument of this name.
+        load_in_4bit: weights in NF4, through bitsandbytes.
+    """
+
+    device: str | torch.device = "cpu"
+    dtype: torch.dtype | str = torch.float32
+    device_map: str | dict[str, Any] | None = None
+    attn_implementation: str | None = None
+    load_in_4bit: bool = False
+
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype.
+
+        Raises:
+            InvalidArgument: it is no floating-point type.
+        """
+        found = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise InvalidArgument(
+                f"dtype {self.dtype!r} is no floating-point type; give 'float32' or 'bfloat16'"
+            )
+        return found
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``.
+
+        Raises:
+            MissingExtra: a package that they need is not installed.
+        """
+        found: dict[str, Any] = {"dtype": self.torch_dtype()}
+        if self.attn_implementation is not None:
+            found["attn_implementation"] = self.attn_implementation
+        if self.load_in_4bit:
+            _need("bitsandbytes", "load_in_4bit=True", "bnb")
+            from transformers import BitsAndBytesConfig
+
+            found["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=self.torch_dtype(),
+            )
+        if self.device_map is not None or self.load_in_4bit:
+            _need("accelerate", "device_map or load_in_4bit", "train")
+            found["device_map"] = self.device_map if self.device_map is not None else {"": str(self.device)}
+        return found
+
+
+def _need(package: str, argument: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(f"{argument} needs {package}: pip install 'nextmem-agents[{extra}]'")
+
+
+def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone]:
+    """Encoder and decoder; the same object for a codec without adapters. Nothing is fetched from anywhere.
+
+    Raises:
+        CheckpointError: another architecture than Qwen3, unreadable or missing weights, or adapters that do
+            not fit.
+        InvalidArgument: an impossible device or dtype.
+        MissingExtra: see :meth:`Placement.arguments`.
+    """
+    model = _load_model(parts, placement)
+    if parts.special_tokens is not None:
+        parts.special_tokens.place(model)
+    if parts.adapters is None:
+        both = Backbone(model, parts.special_tokens)
+        return both, both
+    stage_1, stage_2 = (LoraAdapter.read(folder) for folder in parts.adapters)
+    if placement.load_in_4bit:
+        stage_1.attach(model)
+    else:
+        stage_1.merge(model)
+    encoder = shared_view(model)
+    stage_2.attach(encoder)
+    return Backbone(encoder, parts.special_tokens), Backbone(model, parts.special_tokens)
+
+
+def check_architecture(parts: Parts) -> dict[str, Any]:
+    """The backbone's configuration.
+
+    Raises:
+        CheckpointError: it is not of Qwen3's architecture.
+    """
+    described = read_json(parts.backbone / "config.json")
+    if described.get("model_type") != "qwen3":
+        raise CheckpointError(
+            f"{parts.backbone} holds a {described.get('model_type')!r} model; a codec's backbone is of type "
+            f"'qwen3'"
+        )
+    return described
+
+
+def _load_model(parts: Parts, placement: Placement) -> Any:
+    check_architecture(parts)
+    size = sum(path.stat().st_size for path in weight_files(parts.backbone))
+    arguments = placement.arguments()
+    from transformers import Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    if size < _QUIET_BYTES:
+        logging.disable_progress_bar()
+    try:
+        model, report = Qwen3ForCausalLM.from_pretrained(
+            parts.backbone, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
+        )
+        if "device_map" not in arguments:
+            model = model.to(placement.device)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the backbone in {parts.backbone} cannot be loaded: {error}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    # transformers fills what a file lacks with random numbers, and goes on.
+    if wrong := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]):
+        raise CheckpointError(
+            f"the weights in {parts.backbone} do not fit its config.json: {len(wrong)} tensors are missing "
+            f"or of "
+            f"another shape, among them {wrong[0]}"
+        )
+    return model

@@ -1,0 +1,23 @@
+"""Fixtures that most tests share: the shipped codec, loaded once, and an ephemeral memory over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nextmem_agents import LatentCodec, NextMem
+
+CODEC = "mini" if (Path(__file__).parents[1] / "nextmem_agents/checkpoints/mini").exists() else "runs/starter"
+
+
+@pytest.fixture(scope="session")
+def codec() -> LatentCodec:
+    return LatentCodec.load(CODEC)
+
+
+@pytest.fixture
+def memory(codec: LatentCodec) -> Iterator[NextMem]:
+    with NextMem.open(":memory:", codec=codec) as memory:
+        yield memory

@@ -1,0 +1,67 @@
+"""One parallel pass carries the gradient that the sequential loop would."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.frames import FrameBatch, pack
+from nextmem_agents.training.reconstruction import FrameCodec, nf4_per_latent, reconstruction_loss
+from nextmem_agents.training.scratch import build
+
+
+def batch() -> FrameBatch:
+    rng = np.random.default_rng(1)
+    return pack([[rng.integers(3, 300, n) for n in row] for row in ([32], [7, 20, 3])], 1, 0, 4)
+
+
+def sequential_latents(model: FrameCodec, frames: FrameBatch) -> Tensor:
+    """The definition: recompute the whole prefix for every latent, with gradient, feeding back detached latents."""
+    slots = frames.tokens.shape[1]
+    embeddings = model.embed(frames.tokens)
+    sod = model.embed(torch.tensor(1))
+    latents: list[Tensor] = []
+    for j in range(frames.starts.shape[1]):
+        fed = sod.expand(len(frames.tokens), -1) if j == 0 else latents[-1].detach() * model.latent_scale
+        fed = torch.where(frames.starts[:, j, None], sod, fed)
+        embeddings = torch.cat([embeddings, fed[:, None]], 1)
+        end = slots + j + 1
+        hidden = model._hidden(embeddings, frames.encoder_mask[:, :, :end, :end], frames.encoder_positions[:, :end])
+        latents.append(hidden[:, -1])
+    return torch.stack(latents, 1)
+
+
+def test_values_and_gradients_equal_the_sequential_loop(settings: ScratchConfig) -> None:
+    model, frames = build(settings), batch()
+    weights = torch.randn(2, 8, settings.hidden_size, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    values = []
+    for latents in (model.latents(frames), sequential_latents(model, frames)):
+        model.zero_grad()
+        (latents * weights).sum().backward()
+        values.append(latents.detach())
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(values[0], values[1], atol=2e-5, rtol=1e-4)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        difference = (gradient - gradients[1][name]).norm() / gradients[1][name].norm().clamp(min=1e-6)
+        assert difference < 1e-4, name
+
+
+def test_the_loss_depends_on_the_seed_alone(settings: ScratchConfig) -> None:
+    def loss(seed: int) -> float:
+        model = build(settings)
+        options = {"corruption": 0.2, "noise": 0.1, "quantize_share": 0.5}
+        generator = torch.Generator().manual_seed(seed)
+        return float(reconstruction_loss(model, batch(), generator=generator, **options)[0].detach())
+
+    assert loss(1) == loss(1)
+    assert loss(1) != loss(2)
+
+
+def test_training_nf4_stays_near_its_input() -> None:
+    latents = torch.randn(4, 8, 32, generator=torch.Generator().manual_seed(0))
+    rounded = nf4_per_latent(latents, torch.ones(32))
+    assert 0 < (rounded - latents).norm() / latents.norm() < 0.12
