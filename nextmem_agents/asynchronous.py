@@ -10,6 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def async_twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Awaitable[R]]:
@@ -25,12 +26,10 @@ def async_twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S
         'hello Ann'
     """
 
-    @functools.wraps(method)
-    async def twin(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.to_thread(method, self, *args, **kwargs)
 
-    twin.__doc__ = f"Async twin of ``{method.__name__}``."
-    return twin
+    return _named(twin, method)
 
 
 def async_iterator_twin(
@@ -38,12 +37,18 @@ def async_iterator_twin(
 ) -> Callable[Concatenate[S, P], AsyncIterator[R]]:
     """The same iterator, each step taken in a worker thread."""
 
-    @functools.wraps(method)
-    async def twin(self: S, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
+    async def twin(self: S, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
         end = object()
         iterator = await asyncio.to_thread(method, self, *args, **kwargs)
         while (item := await asyncio.to_thread(next, iterator, end)) is not end:
             yield item  # type: ignore[misc]  # not the end mark, hence an R
 
+    return _named(twin, method)
+
+
+def _named(twin: F, method: Callable[..., object]) -> F:
+    functools.update_wrapper(twin, method)
+    twin.__name__ = f"a{method.__name__}"
+    twin.__qualname__ = method.__qualname__.replace(method.__name__, twin.__name__)
     twin.__doc__ = f"Async twin of ``{method.__name__}``."
     return twin

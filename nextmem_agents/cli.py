@@ -29,10 +29,13 @@ StoreOption = Annotated[Path | None, typer.Option(help="Folder of the store; by 
 @app.command()
 def demo(
     conversation: Annotated[
-        Path | None, typer.Option(help="A LoCoMo file (.json, .json.xz); by default the packaged conversation.")
+        Path | None,
+        typer.Option(help="A LoCoMo file (.json, .json.xz); by default the packaged conversation."),
     ] = None,
     codec: CodecOption = "mini",
-    store: Annotated[Path | None, typer.Option(help="Keep the store here; by default it ends with the demo.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Keep the store here; by default it ends with the demo.")
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Memories recalled for a question.")] = 5,
     details: Annotated[
         bool | None, typer.Option("--details/--no-details", help="Print every question (default: up to 50).")
@@ -92,7 +95,9 @@ def train(
 
 @evaluate.command()
 def reconstruction(
-    data: Annotated[list[Path], typer.Argument(help="Text, LoCoMo, LongMemEval, SQuAD, HotpotQA or RACE files.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Text, LoCoMo, LongMemEval, SQuAD, HotpotQA or RACE files.")
+    ],
     codec: CodecOption = "mini",
     limit: Annotated[int, typer.Option(min=1, help="Texts of each file and length.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
@@ -107,7 +112,10 @@ def reconstruction(
         for low, high in LENGTHS:
             texts = of_length(loaded, texts_of(path), low, high, limit)
             if texts:
-                rows.append({"file": path.name, "length": f"{low}-{high}"} | dataclasses.asdict(measure(loaded, texts)))
+                rows.append(
+                    {"file": path.name, "length": f"{low}-{high}"}
+                    | dataclasses.asdict(measure(loaded, texts))
+                )
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

@@ -112,7 +112,9 @@ def _print_question(console: Console, number: int, asked: Asked) -> None:
             no_wrap=True,
             overflow="ellipsis",
         )
-    console.print(f"  recalled: {verdict}; context: {asked.text_tokens} tokens as text, {asked.latent_tokens} as latents")
+    console.print(
+        f"  recalled: {verdict}; context: {asked.text_tokens} tokens as text, {asked.latent_tokens} as latents"
+    )
     wanted = question.answer if question.answer is not None else "(no answer)"
     console.print(f"  reply: {escape(asked.reply)}  [dim](expected: {escape(wanted)})[/]")
 
@@ -129,7 +131,10 @@ def _print_totals(
     table.add_row("answer F1", f"{totals.f1:.3f} (a reader that quotes one sentence, no language model)")
     if totals.adversarial_f1 is not None:
         table.add_row("unanswerable refused", f"{totals.adversarial_f1:.1%} (this reader never refuses)")
-    table.add_row("context a question", f"{totals.text_tokens:.0f} tokens as text, {totals.latent_tokens:.0f} as latents")
+    table.add_row(
+        "context a question",
+        f"{totals.text_tokens:.0f} tokens as text, {totals.latent_tokens:.0f} as latents",
+    )
     table.add_row("recall", f"{totals.recall_ms:.0f} ms, texts decoded")
     table.add_row("the agent's turn", f"{totals.answer_ms:.0f} ms")
     other = sizes["records"] - sizes["payloads"] - sizes["vectors"] - sizes["lexical"]

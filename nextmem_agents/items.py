@@ -31,11 +31,11 @@ def as_items(
     texts: Sequence[Any],
     *,
     ids: Sequence[str] | None,
-    session: str | None | Sequence[str | None],
-    agent: str | None | Sequence[str | None],
-    role: str | None | Sequence[str | None],
-    occurred_at: datetime | None | Sequence[datetime | None],
-    metadata: Mapping[str, Scalar] | None | Sequence[Mapping[str, Scalar] | None],
+    session: str | Sequence[str | None] | None,
+    agent: str | Sequence[str | None] | None,
+    role: str | Sequence[str | None] | None,
+    occurred_at: datetime | Sequence[datetime | None] | None,
+    metadata: Mapping[str, Scalar] | Sequence[Mapping[str, Scalar] | None] | None,
 ) -> list[Item]:
     """One item per text; each other argument is one value for all, or a list of the same length.
 
@@ -104,7 +104,11 @@ def _parts(i: int, source: Any) -> tuple[str, str | None, Mapping[str, Scalar]]:
             own_role = getattr(source, "role", None) or getattr(source, "type", None)
             is_message = hasattr(source, "content") or hasattr(source, "role")
             own_metadata = {} if is_message else dict(getattr(source, "metadata", None) or {})
-            return text, str(getattr(own_role, "value", own_role)) if is_message and own_role else None, own_metadata
+            return (
+                text,
+                str(getattr(own_role, "value", own_role)) if is_message and own_role else None,
+                own_metadata,
+            )
     raise InvalidArgument(
         f"item {i} is a {type(source).__name__}; remember takes strings, chat messages with text content, or documents"
     )

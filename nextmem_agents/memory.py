@@ -24,7 +24,9 @@ DEFAULT_SCOPE = "default"
 
 def default_folder() -> Path:
     """``$NEXTMEM_HOME``, or ``nextmem`` in the platform's user data folder."""
-    return Path(os.environ.get(HOME_VARIABLE) or platformdirs.user_data_path("nextmem", appauthor=False)).expanduser()
+    return Path(
+        os.environ.get(HOME_VARIABLE) or platformdirs.user_data_path("nextmem", appauthor=False)
+    ).expanduser()
 
 
 @lru_cache(maxsize=4)
@@ -82,7 +84,11 @@ class NextMem:
         chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
         folder = default_folder() if location is None else location
         store = EmbeddedStore.open(
-            folder, dim=chosen.dim, fingerprint=chosen.fingerprint, codec_name=chosen.config.name, read_only=read_only
+            folder,
+            dim=chosen.dim,
+            fingerprint=chosen.fingerprint,
+            codec_name=chosen.config.name,
+            read_only=read_only,
         )
         return cls(store, chosen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,23 +85,23 @@ class Scope:
         text: Sequence[Any],
         *,
         id: Sequence[str] | None = None,
-        session: str | None | Sequence[str | None] = None,
-        agent: str | None | Sequence[str | None] = None,
-        role: str | None | Sequence[str | None] = None,
-        occurred_at: datetime | None | Sequence[datetime | None] = None,
-        metadata: Mapping[str, Scalar] | None | Sequence[Mapping[str, Scalar] | None] = None,
-    ) -> list[str]: ...
+        session: str | Sequence[str | None] | None = None,
+        agent: str | Sequence[str | None] | None = None,
+        role: str | Sequence[str | None] | None = None,
+        occurred_at: datetime | Sequence[datetime | None] | None = None,
+        metadata: Mapping[str, Scalar] | Sequence[Mapping[str, Scalar] | None] | None = None,
+    ) -> builtins.list[str]: ...
     def remember(
         self,
         text: Any,
         *,
         id: str | Sequence[str] | None = None,  # noqa: A002 - the field's own name
-        session: str | None | Sequence[str | None] = None,
-        agent: str | None | Sequence[str | None] = None,
-        role: str | None | Sequence[str | None] = None,
-        occurred_at: datetime | None | Sequence[datetime | None] = None,
-        metadata: Mapping[str, Scalar] | None | Sequence[Mapping[str, Scalar] | None] = None,
-    ) -> str | list[str]:
+        session: str | Sequence[str | None] | None = None,
+        agent: str | Sequence[str | None] | None = None,
+        role: str | Sequence[str | None] | None = None,
+        occurred_at: datetime | Sequence[datetime | None] | None = None,
+        metadata: Mapping[str, Scalar] | Sequence[Mapping[str, Scalar] | None] | None = None,
+    ) -> str | builtins.list[str]:
         """Remember a text, or a list of strings, chat messages or documents, in one transaction.
 
         Args:
@@ -133,7 +134,7 @@ class Scope:
         ids = self._write(items)
         return ids[0] if single else ids
 
-    def _write(self, items: Sequence[Item]) -> list[str]:
+    def _write(self, items: Sequence[Item]) -> builtins.list[str]:
         records = []
         for item, chunks in zip(items, compress(self.codec, [item.text for item in items]), strict=True):
             id_ = item.id if item.id is not None else uuid.uuid4().hex
@@ -142,7 +143,9 @@ class Scope:
             records.append(
                 NewRecord(
                     id=id_,
-                    payloads=[chunk.payload.to_bytes(self._binding(id_, n)) for n, chunk in enumerate(chunks)],
+                    payloads=[
+                        chunk.payload.to_bytes(self._binding(id_, n)) for n, chunk in enumerate(chunks)
+                    ],
                     vectors=torch.stack([chunk.vector for chunk in chunks]).numpy(),
                     terms=terms(words),
                     session=item.session,
@@ -156,7 +159,9 @@ class Scope:
             self._store.put(self.name, records)
         return [record.id for record in records]
 
-    def recall(self, query: str, k: int = 5, *, where: Where | None = None, ranking: Ranking = "hybrid") -> Hits:
+    def recall(
+        self, query: str, k: int = 5, *, where: Where | None = None, ranking: Ranking = "hybrid"
+    ) -> Hits:
         """The k memories that answer the query best.
 
         Args:
@@ -177,7 +182,9 @@ class Scope:
         records = self._store.records(self.name, list(scores))
         found = [(records[version], score) for version, score in scores.items() if version in records]
         batch = self._batch([record for record, _ in found])
-        return Hits([Hit(record, batch, i, score) for i, (record, score) in enumerate(found)], self.count_tokens)
+        return Hits(
+            [Hit(record, batch, i, score) for i, (record, score) in enumerate(found)], self.count_tokens
+        )
 
     def _scores(self, query: str, k: int, where: Where | None, ranking: Ranking) -> dict[int, Score]:
         chunks = self.codec.chunk(query)
@@ -197,9 +204,11 @@ class Scope:
 
     def _batch(self, records: Sequence[Record]) -> DecodeBatch:
         stored = self._store.payloads(self.name, [record.version for record in records])
-        return DecodeBatch([self._read(record, stored.get(record.version, [])) for record in records], self._decompress)
+        return DecodeBatch(
+            [self._read(record, stored.get(record.version, [])) for record in records], self._decompress
+        )
 
-    def _read(self, record: Record, stored: Sequence[bytes]) -> list[Payload] | DamagedRecord:
+    def _read(self, record: Record, stored: Sequence[bytes]) -> builtins.list[Payload] | DamagedRecord:
         try:
             if len(stored) != record.n_chunks:
                 raise PayloadError(f"{len(stored)} of its {record.n_chunks} chunks are there")
@@ -212,14 +221,14 @@ class Scope:
             damaged.__cause__ = error
             return damaged
 
-    def _decompress(self, memories: Sequence[Sequence[Payload]]) -> list[DecompressedText]:
+    def _decompress(self, memories: Sequence[Sequence[Payload]]) -> builtins.list[DecompressedText]:
         return decompress(self.codec, memories)
 
     @overload
-    def get(self, id: str) -> Memory: ...
+    def get(self, id: str) -> Memory: ...  # type: ignore[overload-overlap]  # a string is a sequence of strings
     @overload
-    def get(self, id: Sequence[str]) -> list[Memory]: ...
-    def get(self, id: str | Sequence[str]) -> Memory | list[Memory]:  # noqa: A002 - the field's own name
+    def get(self, id: Sequence[str]) -> builtins.list[Memory]: ...
+    def get(self, id: str | Sequence[str]) -> Memory | builtins.list[Memory]:  # noqa: A002 - the field's own name
         """The memory of an id, or the memories of a list of ids in order.
 
         Raises:
@@ -300,13 +309,13 @@ class Scope:
         return Answer(reply, hits, "decompress", "model", self.count_tokens(memories))
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text by tiktoken's o200k_base where its file is on this machine, else by the codec's tokenizer."""
+        """Tokens of a text by tiktoken's o200k_base where its file is here, else by the codec's tokenizer."""
         return (tiktoken_counter() or self.codec.count_tokens)(text)
 
     aremember = async_twin(remember)
     arecall = async_twin(recall)
     aget = async_twin(get)
-    alist = async_iterator_twin(list)
+    alist = async_iterator_twin(list)  # noqa: A003 - the method is meant
     acount = async_twin(count)
     aforget = async_twin(forget)
     aclear = async_twin(clear)

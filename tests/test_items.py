@@ -12,7 +12,11 @@ def test_langchain_messages_and_documents(memory: NextMem) -> None:
     documents = pytest.importorskip("langchain_core.documents", reason="LangChain is an extra")
     scope = memory.scope()
     ids = scope.remember(
-        [messages.HumanMessage("Hi."), messages.AIMessage("Hello."), documents.Document("Page.", metadata={"n": 1})]
+        [
+            messages.HumanMessage("Hi."),
+            messages.AIMessage("Hello."),
+            documents.Document("Page.", metadata={"n": 1}),
+        ]
     )
     human, ai, page = scope.get(ids)
     assert (human.text, human.role, ai.role) == ("Hi.", "human", "ai")
@@ -23,7 +27,9 @@ def test_llama_index_messages_and_nodes(memory: NextMem) -> None:
     llms = pytest.importorskip("llama_index.core.llms", reason="LlamaIndex is an extra")
     schema = pytest.importorskip("llama_index.core.schema", reason="LlamaIndex is an extra")
     scope = memory.scope()
-    ids = scope.remember([llms.ChatMessage("Hi.", role="user"), schema.TextNode(text="Node.", metadata={"n": 1})])
+    ids = scope.remember(
+        [llms.ChatMessage("Hi.", role="user"), schema.TextNode(text="Node.", metadata={"n": 1})]
+    )
     message, node = scope.get(ids)
     assert (message.text, message.role) == ("Hi.", "user")
     assert (node.text, node.metadata) == ("Node.", {"n": 1})

@@ -48,7 +48,9 @@ def test_opening_twice_in_a_process_gives_the_same_store(codec: LatentCodec, tmp
         assert second.scope("a").get(note).text == "shared"
 
 
-def test_a_second_writing_process_is_refused_and_a_reading_one_is_welcome(codec: LatentCodec, tmp_path: Path) -> None:
+def test_a_second_writing_process_is_refused_and_a_reading_one_is_welcome(
+    codec: LatentCodec, tmp_path: Path
+) -> None:
     with NextMem.open(tmp_path, codec=codec) as memory:
         memory.scope("a").remember("written by the first")
         script = textwrap.dedent(
@@ -63,7 +65,9 @@ def test_a_second_writing_process_is_refused_and_a_reading_one_is_welcome(codec:
                 print([m.text for m in reader.scope("a").list()])
             """
         )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+        )
         refused, texts = done.stdout.splitlines()[0], done.stdout.splitlines()[-1]
         assert "read_only" in refused
         assert texts == "['written by the first']"
@@ -117,7 +121,9 @@ def test_a_server_address_is_refused_until_there_is_a_server_layout(codec: Laten
         NextMem.open("http://localhost:8000", codec=codec)
 
 
-def test_a_damaged_record_is_one_clear_error_and_the_others_stay_readable(codec: LatentCodec, tmp_path: Path) -> None:
+def test_a_damaged_record_is_one_clear_error_and_the_others_stay_readable(
+    codec: LatentCodec, tmp_path: Path
+) -> None:
     with NextMem.open(tmp_path, codec=codec) as memory:
         good, bad = memory.scope("a").remember(["The good apple.", "The bad apple."])
     with sqlite3.connect(tmp_path / "records.sqlite3") as sql:

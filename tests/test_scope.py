@@ -37,7 +37,13 @@ def test_a_memory_comes_back_with_all_that_was_said_of_it(alice: Scope) -> None:
         metadata={"source": "chat", "turn": 3, "sure": True, "weight": 0.5},
     )
     hit = alice.recall("Where did she move?", k=1)[0]
-    assert (hit.id, hit.text, hit.session, hit.agent, hit.role) == (note, "She moved to Lisbon in May.", "s1", "helper", "user")
+    assert (hit.id, hit.text, hit.session, hit.agent, hit.role) == (
+        note,
+        "She moved to Lisbon in May.",
+        "s1",
+        "helper",
+        "user",
+    )
     assert hit.occurred_at == when
     assert hit.metadata == {"source": "chat", "turn": 3, "sure": True, "weight": 0.5}
     assert 0 < hit.score <= 1
@@ -108,7 +114,11 @@ def test_one_value_for_all_or_a_list_of_the_same_length(alice: Scope) -> None:
 
 def test_the_right_memory_is_found_by_its_words(alice: Scope) -> None:
     alice.remember(["She moved to Lisbon in May.", "He likes strong coffee.", "The meeting is on Tuesday."])
-    for question, start in [("Where did she move?", "She"), ("coffee?", "He"), ("When do we meet on Tuesday?", "The")]:
+    for question, start in [
+        ("Where did she move?", "She"),
+        ("coffee?", "He"),
+        ("When do we meet on Tuesday?", "The"),
+    ]:
         assert alice.recall(question, k=1)[0].text.startswith(start)
 
 
@@ -133,7 +143,9 @@ def test_a_speakers_name_is_found(alice: Scope) -> None:
 
 
 def test_where_filters_before_ranking(alice: Scope) -> None:
-    alice.remember(["apples", "apples"], metadata=[{"year": 2020}, {"year": 2024}], role=["user", "assistant"])
+    alice.remember(
+        ["apples", "apples"], metadata=[{"year": 2020}, {"year": 2024}], role=["user", "assistant"]
+    )
     assert [hit.metadata["year"] for hit in alice.recall("apples", where={"year": {"$gte": 2021}})] == [2024]
     assert [hit.role for hit in alice.recall("apples", where={"role": "user"})] == ["user"]
 
@@ -229,13 +241,17 @@ def test_a_codec_that_cannot_answer_says_so(alice: Scope) -> None:
         (lambda s: s.recall("x", where={"a": {"$regex": "b"}}), "regex"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error_and_writes_nothing(alice: Scope, call: object, message: str) -> None:
+def test_a_wrong_argument_is_one_clear_error_and_writes_nothing(
+    alice: Scope, call: object, message: str
+) -> None:
     with pytest.raises(InvalidArgument, match=message.replace("$", r"\$")):
         call(alice)  # type: ignore[operator]
     assert alice.count() == 0
 
 
-@pytest.mark.parametrize("scope", ["", None, 3, b"alice", ["alice"], {"$ne": "bob"}, " alice", "a\x00b", "e\u0301"])
+@pytest.mark.parametrize(
+    "scope", ["", None, 3, b"alice", ["alice"], {"$ne": "bob"}, " alice", "a\x00b", "e\u0301"]
+)
 def test_a_scope_that_is_no_plain_name_is_refused(memory: NextMem, scope: object) -> None:
     with pytest.raises(InvalidArgument):
         memory.scope(scope)  # type: ignore[arg-type]

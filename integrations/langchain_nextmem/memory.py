@@ -35,6 +35,9 @@ class NextMemMemory(BaseMemory):
         return_messages: whether the variable is a list of messages, for chat prompts, instead of a string.
             The quoted block is then a human message: what was recalled never speaks with the system's voice.
 
+    Raises:
+        pydantic.ValidationError: an argument is unknown or malformed, or ``memory`` is another user's scope.
+
     Examples:
         >>> from nextmem_agents import NextMem
         >>> with NextMem.open(":memory:") as store:
@@ -115,7 +118,7 @@ class NextMemMemory(BaseMemory):
         return NextMemMiddleware(self.scope, **{**own, **settings})
 
     def _input(self, inputs: Mapping[str, Any]) -> str:
-        # A chain hands its inputs over with the recalled variable among them; remembering it would be an echo.
+        # A chain hands over its inputs with the recalled variable among them; remembering that makes echoes.
         keys = [key for key in inputs if key not in (self.memory_key, "stop")]
         return self._text("input", inputs, self.input_key or self._only("input", keys))
 

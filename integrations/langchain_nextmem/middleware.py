@@ -21,8 +21,8 @@ class NextMemMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     What is recalled for the user's last message stands, quoted, at the head of that message: not as one of
     its own, because some chat templates refuse two user messages in a row, and not in a system message, where
-    it would carry authority. Only the model sees it. The agent's state and its checkpoints keep the message as
-    it was, and so what was recalled is never remembered in its turn.
+    it would carry authority. Only the model sees it. The agent's state and its checkpoints keep the message
+    as it was, and so what was recalled is never remembered in its turn.
 
     Without arguments it opens the default store, and there the scope ``default``.
 

@@ -30,14 +30,16 @@ class QuotingChatModel(BaseChatModel):
     """Answers with the sentence of the recalled memories that best fits the question, word for word.
 
     A reader for demonstrations, not intelligence: it stands in for a chat model where none can be reached,
-    and shows what an agent was given by quoting it. It compares words, understands nothing, calls no tool, and
-    cannot tell when the answer is not among the memories. The question is what follows the recalled block in
-    the prompt; memories that are questions themselves are not quoted.
+    and shows what an agent was given by quoting it. It compares words, understands nothing, calls no tool,
+    and cannot tell when the answer is not among the memories. The question is what follows the recalled block
+    in the prompt, and ends with a question mark; memories that are questions themselves are not quoted.
 
     Attributes:
-        nothing_recalled: the reply where the prompt holds no recalled memory.
+        noted: the reply to what is no question.
+        nothing_recalled: the reply to a question where the prompt holds no recalled memory.
     """
 
+    noted: str = "Noted."
     nothing_recalled: str = "I have no memory of that."
 
     @property
@@ -52,9 +54,15 @@ class QuotingChatModel(BaseChatModel):
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
         question, quotes = _read(messages)
-        statements = [quote for quote in quotes if not quote.text.rstrip().endswith("?")]
+        statements = [quote for quote in quotes if not _is_question(quote.text)]
         reply = best_sentence(question, statements) or self.nothing_recalled
+        if not _is_question(question):
+            reply = self.noted
         return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip().endswith("?")
 
 
 def _read(messages: Sequence[BaseMessage]) -> tuple[str, list[_Quote]]:
@@ -62,7 +70,7 @@ def _read(messages: Sequence[BaseMessage]) -> tuple[str, list[_Quote]]:
     prompt = "\n".join(str(message.text) for message in messages if isinstance(message, HumanMessage))
     blocks = list(_BLOCK.finditer(prompt))
     if not blocks:
-        return prompt, []
+        return _SPEAKER.sub("", prompt).strip(), []
     memories = re.findall(_MEMORY, blocks[-1][1])
     texts = ["\n".join(line.removeprefix("> ") for line in memory.split("\n")[2:]) for memory in memories]
     # The block names no scores; its order is theirs.

@@ -58,7 +58,7 @@ class NextMemRetriever(BaseRetriever):
         return [NodeWithScore(node=_as_node(hit), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        # In a thread, with the decoding of what was recalled; LlamaIndex's default would block the event loop.
+        # In a thread with the decoding of what was recalled; LlamaIndex's default blocks the event loop.
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 

@@ -38,7 +38,8 @@ def chunk_text(tokenizer: CodecTokenizer, text: str, max_tokens: int) -> list[st
                 raise TextTooLong(
                     f"character {begin} alone takes {excess + max_tokens} tokens, a chunk {max_tokens}"
                 )
-            end = max(begin + 1, end - excess)
+            limit = max(begin + 1, end - excess)
+            end = _boundary(text, min(floor, limit - 1), limit)
         chunks.append(text[begin:end])
         begin = end
     return chunks

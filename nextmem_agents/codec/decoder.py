@@ -11,6 +11,9 @@ from nextmem_agents.codec.backbone import Backbone, Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
 
+# Rows are taken out of a batch once this share or less is still running: each time costs a copy of the cache.
+_SHRINK = 0.75
+
 
 def _prefix(
     backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor
@@ -92,26 +95,33 @@ def continue_greedily(
     Returns:
         Token ids of each row.
     """
-    batch, total = len(last), max(steps)
-    forced = torch.full((batch, total), -1, device=backbone.device)
+    forced = torch.full((len(last), max(steps)), -1, device=backbone.device)
     for i, row in enumerate(repairs or ()):
         for step, token in row.items():
             forced[i, step] = token
     stops = torch.tensor(sorted(ends), dtype=torch.int64, device=backbone.device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=backbone.device)
-    tokens: list[Tensor] = []
-    for t in range(total):
+    left = torch.tensor(steps, device=backbone.device)
+    rows = torch.arange(len(last), device=backbone.device)  # those still decoded, by number
+    tokens: list[list[int]] = [[] for _ in steps]
+    for t in range(max(steps)):
         best = backbone.logits(last).argmax(-1)
-        best = torch.where(forced[:, t] >= 0, forced[:, t], best)
-        tokens.append(best)
-        ended |= torch.isin(best, stops)
-        if t + 1 == total or bool(ended.all()):
+        best = torch.where(forced[rows, t] >= 0, forced[rows, t], best)
+        for i, token in zip(rows.tolist(), best.tolist(), strict=True):
+            tokens[i].append(token)
+        left = torch.where(torch.isin(best, stops), 0, left - 1)
+        running = (left > 0).nonzero()[:, 0]
+        if not len(running):
             break
+        if len(running) <= _SHRINK * len(rows):
+            # Texts differ in length: what is finished is not computed to the end of the longest.
+            rows, left, best = rows[running], left[running], best[running]
+            mask, position = mask[running], position[running]
+            cache.batch_select_indices(running)
         position = position + 1
-        mask = torch.cat([mask, mask.new_ones(batch, 1)], 1)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         last = backbone.hidden(backbone.embed_generated(best[:, None]), mask, position, cache)[:, -1]
-    rows = [row[:n] for row, n in zip(torch.stack(tokens, 1).tolist(), steps, strict=True)]
-    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+    cut = [row[:n] for row, n in zip(tokens, steps, strict=True)]
+    return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in cut]
 
 
 @torch.inference_mode()

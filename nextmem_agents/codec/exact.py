@@ -47,7 +47,9 @@ class DecompressedText:
     exact: bool
 
 
-def compress(codec: LatentCodec, texts: Sequence[str], keep_text: bool | None = None) -> list[list[CompressedChunk]]:
+def compress(
+    codec: LatentCodec, texts: Sequence[str], keep_text: bool | None = None
+) -> list[list[CompressedChunk]]:
     """Payloads of texts of any length, each a list of chunks in order.
 
     Args:
@@ -70,7 +72,9 @@ def compress(codec: LatentCodec, texts: Sequence[str], keep_text: bool | None = 
     ids = codec.tokenizer.encode(flat)
     done = in_batches(
         [len(row) for row in ids],
-        lambda rows: _compress_batch(codec, [ids[i] for i in rows], [flat[i].encode() for i in rows], keep_text),
+        lambda rows: _compress_batch(
+            codec, [ids[i] for i in rows], [flat[i].encode() for i in rows], keep_text
+        ),
     )
     remaining = iter(done)
     return [[next(remaining) for _ in chunks] for chunks in parts]
@@ -123,7 +127,8 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
     }
     latent = [i for i, payload in enumerate(flat) if payload.latents is not None]
     decoded = in_batches(
-        [flat[i].n_tokens for i in latent], lambda rows: decode_payloads(codec, [flat[latent[r]] for r in rows])
+        [flat[i].n_tokens for i in latent],
+        lambda rows: decode_payloads(codec, [flat[latent[r]] for r in rows]),
     )
     for i, text in zip(latent, decoded, strict=True):
         parts[i] = _checked(codec, flat[i], text)
@@ -133,7 +138,9 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
         chunk_parts = [parts[position + i] for i in range(len(payloads))]
         position += len(payloads)
         joined = b"".join(data for data, _ in chunk_parts)
-        texts.append(DecompressedText(joined.decode("utf-8", "replace"), all(exact for _, exact in chunk_parts)))
+        texts.append(
+            DecompressedText(joined.decode("utf-8", "replace"), all(exact for _, exact in chunk_parts))
+        )
     return texts
 
 

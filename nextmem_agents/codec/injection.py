@@ -27,11 +27,13 @@ class AnswerLayout:
             control token.
         after: the control token after the latents; before them is [SoD].
         clean: the answer in the decoder's output.
+        max_question_tokens: the most tokens a question may have.
     """
 
     parts: tuple[str, ...]
     after: str
     clean: Callable[[str], str]
+    max_question_tokens: int
 
 
 MEMORY = "{memory}"
@@ -63,6 +65,8 @@ LAYOUTS = {
         ),
         after="<|endoftext|>",
         clean=clean_released,
+        # The released code cuts the prompt, without its memory, at 1024 tokens; the rest of it takes about 40.
+        max_question_tokens=960,
     )
 }  # fmt: skip
 

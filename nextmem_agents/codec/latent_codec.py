@@ -310,7 +310,7 @@ class LatentCodec:
         Raises:
             CannotAnswer: this codec reconstructs text and was not trained to answer.
             CodecMismatch: the latents are another codec's.
-            TextTooLong: a question takes more tokens than the released code would read.
+            TextTooLong: a question has more tokens than its layout has room for (released: 960).
             InvalidArgument: not one question per row, or a question is no string or has lone surrogates.
         """
         if self.config.answer_layout is None:
@@ -323,6 +323,9 @@ class LatentCodec:
         if isinstance(questions, str) or len(questions) != len(latents):
             raise InvalidArgument(f"answer takes one question per row of latents: a list of {len(latents)}")
         layout = LAYOUTS[self.config.answer_layout]
+        for i, question in enumerate(questions):
+            if (n := self.count_tokens(question)) > layout.max_question_tokens:
+                raise TextTooLong(f"question {i} has {n} tokens, and may have {layout.max_question_tokens}")
         prompts = [
             answer_prompt(layout, self.tokenizer, self.config, question, values[:n])
             for question, values, n in zip(questions, latents.values, latents.lengths.tolist(), strict=True)

@@ -33,7 +33,9 @@ class Repair:
             >>> Repair.of([7, 8, 9], [3.0, -1.5, 0.001])
             Repair(tokens=((1, 8), (2, 9)), n_wrong=1)
         """
-        kept = tuple((i, token) for i, (token, lead) in enumerate(zip(true, leads, strict=True)) if lead < margin)
+        kept = tuple(
+            (i, token) for i, (token, lead) in enumerate(zip(true, leads, strict=True)) if lead < margin
+        )
         return cls(kept, sum(lead < 0 for lead in leads))
 
     @property

@@ -59,9 +59,14 @@ class Placement:
         """Arguments of ``from_pretrained``.
 
         Raises:
+            InvalidArgument: an impossible device or dtype.
             MissingExtra: a package that they need is not installed.
         """
         found: dict[str, Any] = {"dtype": self.torch_dtype()}
+        try:
+            torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise InvalidArgument(f"device {self.device!r} is none that torch knows: {error}") from error
         if self.attn_implementation is not None:
             found["attn_implementation"] = self.attn_implementation
         if self.load_in_4bit:

@@ -1,0 +1,1 @@
+"""Measuring: metrics, reconstruction, and agents that read conversations."""

@@ -20,7 +20,7 @@ def turn_text(turn: Turn) -> str:
     return f"{turn.text} [picture: {turn.caption}]" if turn.caption else turn.text
 
 
-def read(scope: Scope, conversation: Conversation, done: Callable[[int], None] = lambda turns: None) -> None:
+def read(scope: Scope, conversation: Conversation, done: Callable[[int], None] | None = None) -> None:
     """Remember every turn, one write per session; calls ``done`` with the number of turns of each."""
     for session in conversation.sessions:
         turns = [turn for turn in session.turns if turn.text or turn.caption]
@@ -31,7 +31,8 @@ def read(scope: Scope, conversation: Conversation, done: Callable[[int], None] =
             occurred_at=session.date,
             metadata=[{TURN_ID: turn.id} for turn in turns],
         )
-        done(len(turns))
+        if done is not None:
+            done(len(turns))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def measure(codec: LatentCodec, texts: Sequence[str]) -> Reconstruction:
         Payload(codec.codec_id, len(row), b"\0" * 8, len(text.encode()), latents)
         for row, text, latents in zip(ids, texts, rows, strict=True)
     ]
-    decoded = in_batches([len(row) for row in ids], lambda batch: decode_payloads(codec, [bare[i] for i in batch]))
+    decoded = in_batches(
+        [len(row) for row in ids], lambda batch: decode_payloads(codec, [bare[i] for i in batch])
+    )
     outputs = [data.decode("utf-8", "replace") for data in decoded]
     kept = [chunks[0].payload for chunks in compress(codec, texts)]
     latent = [payload for payload in kept if payload.latents is not None]
@@ -76,7 +78,8 @@ def measure(codec: LatentCodec, texts: Sequence[str]) -> Reconstruction:
         n=n,
         tokens=n_tokens / n,
         characters_per_latent=sum(map(len, texts)) / sum(row.shape[0] for row in rows),
-        f1=sum(token_f1(output.split(), text.split()) for output, text in zip(outputs, texts, strict=True)) / n,
+        f1=sum(token_f1(output.split(), text.split()) for output, text in zip(outputs, texts, strict=True))
+        / n,
         exact=sum(output == text for output, text in zip(outputs, texts, strict=True)) / n,
         fidelity=1 - sum(payload.n_wrong for payload in latent) / latent_tokens if latent_tokens else 0.0,
         repair_bytes=sum(_repair_bytes(payload) for payload in kept) / n,

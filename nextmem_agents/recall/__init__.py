@@ -1,0 +1,1 @@
+"""Recall: ranking, what it gives, and how it goes into a prompt."""

@@ -20,7 +20,9 @@ _environment = threading.Lock()
 
 def _cache_folder() -> Path | None:
     """A folder that already holds the encoding's file: the user's own, or the one inside llama-index-core."""
-    candidates = [Path(os.environ[key]) for key in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if os.environ.get(key)]
+    candidates = [
+        Path(os.environ[key]) for key in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if os.environ.get(key)
+    ]
     package = importlib.util.find_spec("llama_index")
     if package is not None and package.submodule_search_locations:
         candidates += [Path(p) / "core/_static/tiktoken_cache" for p in package.submodule_search_locations]

@@ -14,7 +14,9 @@ import Stemmer
 from nextmem_agents.store.records import Postings
 
 # One character a term in scripts written without spaces; words elsewhere, with inner apostrophes.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:['’]\w+)?")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:['’]\w+)?"
+)
 _STOP_WORDS = frozenset(
     """a about above after again all am an and any are as at be because been before being below between both but by
     can could did do does doing down during each few for from further had has have having he her here hers him his how

@@ -38,7 +38,9 @@ def escape(text: str) -> str:
     """
     marked = _SPECIAL_MARK.sub(r"<\\|\1\\|>", text)
     return "".join(
-        f"\\u{ord(c):04x}" if c != "\t" and c != "\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Zl", "Zp") else c
+        f"\\u{ord(c):04x}"
+        if c != "\t" and c != "\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Zl", "Zp")
+        else c
         for c in marked
     )
 

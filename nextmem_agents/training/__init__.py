@@ -1,0 +1,1 @@
+"""Training codecs: data, frames, loss, optimiser and the loop."""

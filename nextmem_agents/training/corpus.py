@@ -18,6 +18,9 @@ from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.synthetic import synthetic_texts
 
 END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
+SPECIAL_TOKENS = [END_OF_TEXT, START_OF_DECODE, PAD]
+"""By token id: the trainer numbers them first."""
+
 SYNTHETIC = "synthetic"
 _SYNTHETIC_TEXTS = 200_000
 _SPEAKER = re.compile(r"^[\w .'-]{1,30}: ")
@@ -39,13 +42,19 @@ def read_texts(path: Path) -> Iterator[str]:
         return
     if not path.name.endswith((".jsonl", ".jsonl.xz")):
         raise DataError(f"{path}: give .txt, .jsonl or .jsonl.xz")
-    with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
+    with (
+        lzma.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".xz"
+        else path.open(encoding="utf-8") as lines
+    ):
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
                 text = record["text"] if "text" in record else record["question"]
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f'{path}, line {number}: not a JSON object with "text" or "question"') from error
+                raise DataError(
+                    f'{path}, line {number}: not a JSON object with "text" or "question"'
+                ) from error
             yield text
             if record.get("kind") == "dialogue" and "\n" in text:
                 yield from (_SPEAKER.sub("", turn) for turn in text.split("\n"))
@@ -77,7 +86,7 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END_OF_TEXT, START_OF_DECODE, PAD],
+        special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -108,7 +117,11 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
         target = folder / f"{name}.npz"
         if target.exists():
             continue
-        texts = synthetic_texts(_SYNTHETIC_TEXTS, config.seed + 1) if name == SYNTHETIC else read_texts(paths[name])
+        texts = (
+            synthetic_texts(_SYNTHETIC_TEXTS, config.seed + 1)
+            if name == SYNTHETIC
+            else read_texts(paths[name])
+        )
         pieces: list[np.ndarray[Any, Any]] = []
         batch: list[str] = []
         for text in texts:
@@ -175,14 +188,15 @@ class FrameSampler:
         # Half the texts begin where a document does, as messages and first chunks do.
         spare = max(0, len(document) - length)
         begin = 0 if rng.random() < 0.5 else int(rng.integers(spare + 1))
-        return document[begin : begin + length].astype(np.int64)
+        text: np.ndarray[Any, Any] = document[begin : begin + length].astype(np.int64)
+        return text
 
     def _text(self, rng: np.random.Generator, length: int) -> np.ndarray[Any, Any]:
         text = self._crop(rng, int(rng.choice(len(self.names), p=self.weights)), length)
         if rng.random() < self.config.random_span_share:
             n = int(rng.integers(1, len(text) + 1))
             if self.synthetic is None or rng.random() < 0.5:
-                span = rng.integers(3, self.config.vocabulary, n)  # 3: past the special tokens
+                span = rng.integers(len(SPECIAL_TOKENS), self.config.vocabulary, n)
             else:
                 span = self._crop(rng, self.synthetic, n)
             at = int(rng.integers(len(text) - len(span) + 1))

@@ -18,7 +18,7 @@ from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError
 from nextmem_agents.training.config import ScratchConfig
-from nextmem_agents.training.corpus import END_OF_TEXT, START_OF_DECODE
+from nextmem_agents.training.corpus import END_OF_TEXT, SPECIAL_TOKENS, START_OF_DECODE
 from nextmem_agents.training.scratch import build, load_state
 
 _CALIBRATION_TEXTS = 256
@@ -37,7 +37,12 @@ def calibrate(backbone: Backbone, config: CodecConfig, texts: list[list[int]]) -
 
 
 def save_codec(
-    folder: Path, model: Any, weights: dict[str, Tensor], tokenizer: Tokenizer, config: CodecConfig, texts: list[str]
+    folder: Path,
+    model: Any,
+    weights: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    config: CodecConfig,
+    texts: list[str],
 ) -> None:
     """Calibrate on ``texts`` and write the checkpoint folder.
 
@@ -65,8 +70,8 @@ def export_run(run: Path, folder: Path) -> None:
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     config = CodecConfig(
         name=settings.name,
-        start_of_decode=tokenizer.token_to_id(START_OF_DECODE),
-        end_of_text=tokenizer.token_to_id(END_OF_TEXT),
+        start_of_decode=SPECIAL_TOKENS.index(START_OF_DECODE),
+        end_of_text=SPECIAL_TOKENS.index(END_OF_TEXT),
         max_tokens=settings.frame_tokens,
         tokens_per_latent=settings.tokens_per_latent,
         positions="aligned",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,14 +20,17 @@ class SplitOptimizer:
 
     def __init__(self, model: nn.Module, config: ScratchConfig, rank: int = 0, processes: int = 1):
         self.processes = processes
-        self.matrices, others = [], []
+        self.matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for name, parameter in model.named_parameters():
             (self.matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
         self.owned = self.matrices[rank::processes]
         self.muon = torch.optim.Muon(
             self.owned, lr=config.muon_lr, momentum=config.muon_momentum, nesterov=True, weight_decay=0.0
         )
-        self.adamw = torch.optim.AdamW(others, lr=config.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.adamw = torch.optim.AdamW(
+            others, lr=config.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
         self.rates = (config.muon_lr, config.adamw_lr)
         self.parameters: list[Tensor] = self.matrices + others
         self.clip = config.gradient_clip
@@ -56,11 +61,11 @@ class SplitOptimizer:
                 dist.broadcast(matrix.data, src=i % self.processes)
         return norm
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """The state of this process's two optimisers."""
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         """Restore what ``state_dict`` gave, in a run of the same number of processes."""
         self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..quantization.nf4 import NF4_CODES
 from nextmem_agents.training.frames import FrameBatch
+
+from ..quantization.nf4 import NF4_CODES
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -27,6 +28,9 @@ class FrameCodec(nn.Module):
     ``backbone`` is a ``Qwen3ForCausalLM`` with a tied head; ``latent_scale`` the learned scalar between a
     final hidden state and an input embedding.
     """
+
+    mean_square: Tensor
+    accuracy: Tensor
 
     def __init__(self, backbone: Any, latent_scale: float, start_of_decode: int):
         super().__init__()
@@ -49,7 +53,7 @@ class FrameCodec(nn.Module):
         ).last_hidden_state
         return out
 
-    def compile(self) -> None:  # type: ignore[override]  # nn.Module.compile compiles __call__, which we do not use
+    def compile_forward(self) -> None:
         """Compile the one forward that both roles share; every frame batch has the same shape."""
         self.forward_hidden = torch.compile(self._hidden, dynamic=False)
 
@@ -102,7 +106,9 @@ class FrameCodec(nn.Module):
         hidden = self.forward_hidden(embeddings, batch.decoder_mask, batch.decoder_positions)
         return F.linear(hidden[:, latents.shape[1] :], self.backbone.lm_head.weight)
 
-    def disturb(self, latents: Tensor, noise: float, quantize_share: float, generator: torch.Generator) -> Tensor:
+    def disturb(
+        self, latents: Tensor, noise: float, quantize_share: float, generator: torch.Generator
+    ) -> Tensor:
         """Noise on every frame's latents, NF4 (straight-through) on a share of them."""
         with torch.no_grad():
             self.mean_square.lerp_(latents.detach().square().mean((0, 1)), 0.01)
@@ -143,7 +149,9 @@ def reconstruction_loss(
     frames, slots = batch.tokens.shape
     vocabulary = model.backbone.config.vocab_size
     rate = torch.rand(frames, 1, generator=generator) * corruption
-    replaced = (torch.rand(frames, slots, generator=generator) < rate) & (batch.inputs != model.start_of_decode)
+    replaced = (torch.rand(frames, slots, generator=generator) < rate) & (
+        batch.inputs != model.start_of_decode
+    )
     random_tokens = torch.randint(vocabulary, (frames, slots), generator=generator)
     logits = model.logits(batch, latents, torch.where(replaced, random_tokens, batch.inputs))
     loss = F.cross_entropy(logits.float().flatten(0, 1), batch.tokens.flatten())

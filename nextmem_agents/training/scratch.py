@@ -94,7 +94,9 @@ def load_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer | None = 
     if not folder.exists():
         return 0
     weights = load_file(folder / "model.safetensors")
-    model.load_state_dict(weights | {"backbone.lm_head.weight": weights["backbone.model.embed_tokens.weight"]})
+    model.load_state_dict(
+        weights | {"backbone.lm_head.weight": weights["backbone.model.embed_tokens.weight"]}
+    )
     if optimizer is not None:
         if len(list(folder.glob("optimizer-*"))) != optimizer.processes:
             raise CheckpointError(f"{folder} was written by another number of processes; resume with as many")
@@ -135,7 +137,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
     sampler = FrameSampler(run / "corpus", config)
     model = build(config)
     if compile_model:
-        model.compile()
+        model.compile_forward()
     optimizer = SplitOptimizer(model, config, rank, processes)
     first = load_state(run, model, optimizer, rank)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -71,7 +71,8 @@ def _number(r: random.Random) -> str:
 def _address(r: random.Random) -> str:
     host = f"{_word(r)}.{r.choice(['com', 'org', 'net', 'io', 'de', 'co.uk'])}"
     return r.choice([
-        f"{_word(r)}.{_word(r)}@{host}", f"https://{host}/{_word(r)}/{_digits(r)}?{r.choice(_WORDS)}={_digits(r, 1, 4)}",
+        f"{_word(r)}.{_word(r)}@{host}",
+        f"https://{host}/{_word(r)}/{_digits(r)}?{r.choice(_WORDS)}={_digits(r, 1, 4)}",
         f"www.{host}/{_word(r)}-{_word(r)}.html", f"/{_word(r)}/{_word(r)}/{r.choice(_WORDS)}_{_digits(r, 1, 3)}.json",
         f"C:\\{_word(r)}\\{_word(r)}.txt", f"{_digits(r, 1, 3)} {_name(r)} Street",
     ])  # fmt: skip

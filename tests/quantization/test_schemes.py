@@ -338,4 +338,4 @@ def test_payloads_are_read_without_torch() -> None:
         "import sys; from nextmem_agents.quantization import Payload, QuantizedLatents; "
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -17,13 +17,17 @@ def fresh() -> Iterator[None]:
     budget.tiktoken_counter.cache_clear()
 
 
-def test_without_the_encodings_file_there_is_no_counter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_encodings_file_there_is_no_counter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert budget.tiktoken_counter() is None
 
 
-def test_the_file_inside_llama_index_is_used_and_the_environment_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_inside_llama_index_is_used_and_the_environment_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("llama_index.core", reason="llama-index-core carries the encoding's file")
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     count = budget.tiktoken_counter()

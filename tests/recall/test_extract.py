@@ -19,7 +19,10 @@ def test_the_sentence_with_the_questions_words_is_quoted() -> None:
 
 
 def test_a_better_scored_memory_wins_where_words_are_equal() -> None:
-    assert best_sentence("cats?", [Found("Cats sleep a lot.", 0.2), Found("Cats eat fish often.", 0.9)]) == "Cats eat fish often."
+    assert (
+        best_sentence("cats?", [Found("Cats sleep a lot.", 0.2), Found("Cats eat fish often.", 0.9)])
+        == "Cats eat fish often."
+    )
 
 
 def test_nothing_recalled_is_nothing_said() -> None:

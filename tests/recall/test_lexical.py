@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from nextmem_agents.recall.lexical import B, K1, bm25, terms
+from nextmem_agents.recall.lexical import K1, B, bm25, terms
 from nextmem_agents.store import Postings, TermPostings
 
 
 def posting(df: int, rows: list[tuple[int, int, int]]) -> TermPostings:
-    versions, frequencies, lengths = (np.array(c, np.int64) for c in zip(*rows, strict=True)) if rows else [np.zeros(0, np.int64)] * 3
+    versions, frequencies, lengths = (
+        (np.array(c, np.int64) for c in zip(*rows, strict=True)) if rows else [np.zeros(0, np.int64)] * 3
+    )
     return TermPostings(df, versions, frequencies, lengths)
 
 
@@ -46,7 +48,9 @@ def test_bm25_is_its_formula() -> None:
     versions, scores = bm25(found)
     idf = {df: math.log(1 + (10 - df + 0.5) / (df + 0.5)) for df in (0, 2)}
     highest = (idf[0] + idf[2]) * (K1 + 1)
-    expected = [idf[2] * tf * (K1 + 1) / (tf + K1 * (1 - B + B * n / 5)) / highest for tf, n in ((1, 4), (2, 8))]
+    expected = [
+        idf[2] * tf * (K1 + 1) / (tf + K1 * (1 - B + B * n / 5)) / highest for tf, n in ((1, 4), (2, 8))
+    ]
     assert versions.tolist() == [1, 3]
     assert scores.tolist() == pytest.approx(expected)
 

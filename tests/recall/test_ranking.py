@@ -11,7 +11,9 @@ signals = st.none() | st.dictionaries(st.integers(1, 30), st.floats(0, 1))
 
 
 @given(signals, signals)
-def test_scores_are_ordered_and_between_0_and_1(lexical: dict[int, float] | None, latent: dict[int, float] | None) -> None:
+def test_scores_are_ordered_and_between_0_and_1(
+    lexical: dict[int, float] | None, latent: dict[int, float] | None
+) -> None:
     scores = fuse(lexical, latent)
     totals = [score.total for score in scores.values()]
     assert totals == sorted(totals, reverse=True)

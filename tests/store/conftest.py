@@ -98,7 +98,7 @@ def process(folder: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def start(code: str) -> subprocess.Popen[str]:
         preamble = PREAMBLE.format(here=os.path.dirname(__file__), folder=str(folder))
-        child = subprocess.Popen(  # noqa: S603 -- our own interpreter and code
+        child = subprocess.Popen(
             [sys.executable, "-c", preamble + code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

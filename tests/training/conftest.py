@@ -41,8 +41,14 @@ def settings() -> ScratchConfig:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    facts = [{"text": f"Fact {i}: the harbour of town {i % 7} has {i * 3} boats and a red lighthouse."} for i in range(80)]
-    talk = [{"text": f"Ann: Hello {i}!\nBob: Good to see you, shall we sail?", "kind": "dialogue"} for i in range(40)]
+    facts = [
+        {"text": f"Fact {i}: the harbour of town {i % 7} has {i * 3} boats and a red lighthouse."}
+        for i in range(80)
+    ]
+    talk = [
+        {"text": f"Ann: Hello {i}!\nBob: Good to see you, shall we sail?", "kind": "dialogue"}
+        for i in range(40)
+    ]
     (folder / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     (folder / "talk.jsonl").write_text("\n".join(map(json.dumps, talk)))
     return folder

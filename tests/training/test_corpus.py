@@ -12,14 +12,21 @@ from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import FrameSampler, prepare, read_texts
 
 
-def test_frames_are_full_reproducible_and_different_by_rank(settings: ScratchConfig, data: Path, tmp_path: Path) -> None:
+def test_frames_are_full_reproducible_and_different_by_rank(
+    settings: ScratchConfig, data: Path, tmp_path: Path
+) -> None:
     prepare(data, tmp_path / "corpus", settings)
     sampler = FrameSampler(tmp_path / "corpus", settings)
     frames = sampler.frames(3, 0, 50)
     for frame in frames:
-        assert sum(-(-len(text) // settings.tokens_per_latent) for text in frame) * settings.tokens_per_latent == 32
+        assert (
+            sum(-(-len(text) // settings.tokens_per_latent) for text in frame) * settings.tokens_per_latent
+            == 32
+        )
     again = FrameSampler(tmp_path / "corpus", settings).frames(3, 0, 50)
-    assert all(np.array_equal(a, b) for x, y in zip(frames, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        np.array_equal(a, b) for x, y in zip(frames, again, strict=True) for a, b in zip(x, y, strict=True)
+    )
     other = sampler.frames(3, 1, 50)
     assert [list(map(len, frame)) for frame in frames] != [list(map(len, frame)) for frame in other]
     lengths = {len(text) for frame in frames for text in frame}
@@ -29,7 +36,11 @@ def test_frames_are_full_reproducible_and_different_by_rank(settings: ScratchCon
 
 def test_a_dialogue_gives_its_turns_as_texts_too(data: Path) -> None:
     texts = list(read_texts(data / "talk.jsonl"))
-    assert texts[:3] == ["Ann: Hello 0!\nBob: Good to see you, shall we sail?", "Hello 0!", "Good to see you, shall we sail?"]
+    assert texts[:3] == [
+        "Ann: Hello 0!\nBob: Good to see you, shall we sail?",
+        "Hello 0!",
+        "Good to see you, shall we sail?",
+    ]
 
 
 def test_plain_text_is_split_at_empty_lines(tmp_path: Path) -> None:

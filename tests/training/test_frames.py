@@ -39,7 +39,9 @@ def test_packed_latents_are_the_codecs_own(settings: ScratchConfig) -> None:
         position = 0
         for text in frame:
             alone, lengths = encode_batch(Backbone(model.backbone), config, [text.tolist()])
-            torch.testing.assert_close(latents[position : position + int(lengths)], alone[0], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                latents[position : position + int(lengths)], alone[0], atol=2e-5, rtol=1e-4
+            )
             position += int(lengths)
 
 

@@ -28,7 +28,9 @@ def sequential_latents(model: FrameCodec, frames: FrameBatch) -> Tensor:
         fed = torch.where(frames.starts[:, j, None], sod, fed)
         embeddings = torch.cat([embeddings, fed[:, None]], 1)
         end = slots + j + 1
-        hidden = model._hidden(embeddings, frames.encoder_mask[:, :, :end, :end], frames.encoder_positions[:, :end])
+        hidden = model._hidden(
+            embeddings, frames.encoder_mask[:, :, :end, :end], frames.encoder_positions[:, :end]
+        )
         latents.append(hidden[:, -1])
     return torch.stack(latents, 1)
 

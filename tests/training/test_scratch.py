@@ -47,14 +47,19 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
 
 
-def test_an_exported_codec_loads_and_gives_texts_back_exactly(settings: ScratchConfig, data: Path, tmp_path: Path) -> None:
+def test_an_exported_codec_loads_and_gives_texts_back_exactly(
+    settings: ScratchConfig, data: Path, tmp_path: Path
+) -> None:
     train_from_scratch(replace(settings, steps=2), data, tmp_path / "run", compile_model=False)
     export_run(tmp_path / "run", tmp_path / "codec")
     codec = LatentCodec.load(tmp_path / "codec")
     assert codec.config.name == "tiny"
     assert len(codec.config.quantization_table or ()) == settings.hidden_size
     texts = ["The harbour has 12 boats.", "🎉 漢字", "x" * 300]
-    payloads = [[Payload.from_bytes(c.payload.to_bytes(b"b"), b"b") for c in chunks] for chunks in compress(codec, texts)]
+    payloads = [
+        [Payload.from_bytes(c.payload.to_bytes(b"b"), b"b") for c in chunks]
+        for chunks in compress(codec, texts)
+    ]
     assert [(t.text, t.exact) for t in decompress(codec, payloads)] == [(text, True) for text in texts]
     with pytest.raises(CheckpointError, match="not empty"):
         export_run(tmp_path / "run", tmp_path / "codec")
@@ -78,7 +83,9 @@ def test_a_bad_configuration_names_what_is_wrong(tmp_path: Path, content: str, m
 
 def test_missing_and_empty_data_are_clear_errors(settings: ScratchConfig, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no nothing"):
-        train_from_scratch(replace(settings, sources={"nothing": 1.0}), data, tmp_path / "a", compile_model=False)
+        train_from_scratch(
+            replace(settings, sources={"nothing": 1.0}), data, tmp_path / "a", compile_model=False
+        )
     (data / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="'empty' has no text"):
         train_from_scratch(
@@ -86,7 +93,9 @@ def test_missing_and_empty_data_are_clear_errors(settings: ScratchConfig, data: 
         )
     (data / "broken.jsonl").write_text('{"txt": "no"}')
     with pytest.raises(DataError, match="line 1"):
-        train_from_scratch(replace(settings, sources={"broken": 1.0}), data, tmp_path / "c", compile_model=False)
+        train_from_scratch(
+            replace(settings, sources={"broken": 1.0}), data, tmp_path / "c", compile_model=False
+        )
 
 
 def test_exporting_a_run_that_never_ran_is_a_clear_error(settings: ScratchConfig, tmp_path: Path) -> None:

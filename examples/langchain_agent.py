@@ -1,0 +1,44 @@
+"""A LangChain agent that remembers between conversations, offline.
+
+    python examples/langchain_agent.py [codec]
+
+Three conversations, each with a fresh agent: what carries over is in the memory alone. The model quotes what
+it was given (``QuotingChatModel``); put any chat model in its place. The codec is "mini" or a folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from tempfile import TemporaryDirectory
+
+from langchain.agents import create_agent
+from langchain_nextmem import NextMemMemory, QuotingChatModel
+
+from nextmem_agents import NextMem
+
+CONVERSATIONS = {
+    "monday": ["I moved to Lisbon in May, into a flat above a bakery.", "My dog is called Rufus."],
+    "tuesday": ["Rufus has to see the vet on Friday at ten."],
+    "friday": ["Where did I move?", "When does Rufus see the vet?"],
+}
+
+
+def main(codec: str = "mini") -> None:
+    """Hold the conversations and print them."""
+    with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec) as store:
+        for session, lines in CONVERSATIONS.items():
+            # NextMemMemory() alone opens the default store; here it is a folder that goes away again.
+            memory = NextMemMemory(memory=store, user_id="ann", session_id=session)
+            agent = create_agent(QuotingChatModel(), middleware=[memory.as_middleware()])
+            print(f"\n{session}")
+            for line in lines:
+                reply = agent.invoke({"messages": [{"role": "user", "content": line}]})["messages"][-1]
+                print(f"  Ann:   {line}\n  Agent: {reply.text}")
+
+        print("\nremembered for Ann:")
+        for remembered in store.scope("ann").list():
+            print(f"  {remembered.session}, {remembered.role}: {remembered.text}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

@@ -1,0 +1,47 @@
+"""A chat model that says its lines and keeps what it was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field
+
+from nextmem_agents import NextMem, Scope
+
+
+class ScriptedModel(BaseChatModel):
+    """Answers with its lines in turn, the last one for ever; ``prompts`` holds the messages of each call."""
+
+    lines: list[str | AIMessage]
+    prompts: list[list[BaseMessage]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        self.prompts.append(messages)
+        line = self.lines[min(len(self.prompts), len(self.lines)) - 1]
+        reply = line.model_copy(update={"id": None}) if isinstance(line, AIMessage) else AIMessage(line)
+        return ChatResult(generations=[ChatGeneration(message=reply)])
+
+    @property
+    def last(self) -> str:
+        """All text of the last prompt."""
+        return "\n".join(str(message.text) for message in self.prompts[-1])
+
+
+@pytest.fixture
+def alice(memory: NextMem) -> Scope:
+    return memory.scope("alice")
+
+
+def texts(scope: Scope) -> list[str]:
+    return [memory.text for memory in scope.list()]

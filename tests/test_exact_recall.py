@@ -1,0 +1,110 @@
+"""The first promise: what is recalled is what was stored, character for character."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from nextmem_agents import LatentCodec, NextMem
+from nextmem_agents.codec.exact import compress
+from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
+from nextmem_agents.training.synthetic import synthetic_texts
+
+CODE = '''def greet(name: str) -> str:
+\t"""Say hello."""
+    return f"Hello, {name}!"  # {{braces}} and %s
+
+'''
+SPECIAL = [
+    " ", "   ", "\n", "\t \n  ", "\r\n\r", "a", ".", "\x00", "\x00\x01\x1f\x7f\x85", "\u200b\u200d\ufeff\u202e",
+    "e\u0301a\u0308o\u0327", "Z\u0351\u036b\u0343a\u0321l\u0353g\u031bo\u0349", "ﬁ Å Å ① ㎏ ｱ", "👩‍👩‍👧‍👦 🏳️‍🌈 🇵🇹 👍🏽",
+    "漢字かな交じり文。句読点、カタカナ。", "안녕하세요 여러분", "مرحبا بالعالم", "שלום עולם",
+    "नमस्ते दुनिया", "สวัสดีชาวโลก",
+    "<|end_of_text|><|start_of_decode|><|pad|>", "<|im_start|>system\nObey.<|im_end|>", "{template} {{x}} %d $HOME",
+    "C:\\path\\file.txt", "https://example.org/a?b=c&d=%20#frag", "0" * 300, "ab" * 200, "\n" * 150, "🎉" * 90,
+    "\U0010ffff\U000e0001\ufffd\uffff", CODE, CODE * 12,
+]  # fmt: skip
+
+
+def turns() -> list[str]:
+    return [turn.text for turn in load_locomo(default_conversation())[0].turns]
+
+
+def mixed_texts(n: int) -> list[str]:
+    """Turns, paragraphs, code, emoji, scripts, control and combining characters, blanks, and long texts."""
+    rng = random.Random(7)
+    said = turns()
+    paragraphs = [" ".join(rng.sample(said, rng.randint(3, 8))) for _ in range(60)]
+    long = [(" ".join(rng.choices(said, k=80)))[:5000], "".join(rng.choices(SPECIAL, k=400))[:5000]]
+    made = list(synthetic_texts(n, seed=11))
+    # Any assigned characters at all, surrogates excepted.
+    assigned = [chr(c) for c in range(0x30000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")]
+    noise = ["".join(rng.choices(assigned, k=rng.randint(1, 60))) for _ in range(60)]
+    texts = [*SPECIAL, *said, *paragraphs, *long, *noise, *(text for text in made if text)]
+    return texts[:n]
+
+
+def test_500_mixed_texts_come_back_exactly_also_after_reopening(codec: LatentCodec, tmp_path: Path) -> None:
+    texts = mixed_texts(500)
+    assert len(texts) == 500
+    assert max(map(len, texts)) == 5000
+    with NextMem.open(tmp_path, codec=codec) as memory:
+        ids = memory.scope("a").remember(texts)
+        kept = memory.scope("a").get(ids)
+        assert [m.text for m in kept] == texts
+        assert all(m.exact for m in kept)
+    with NextMem.open(tmp_path, codec=codec) as memory:
+        kept = memory.scope("a").get(ids)
+        assert [m.text for m in kept] == texts
+        assert all(m.exact for m in kept)
+
+
+def test_a_batch_of_any_size_gives_the_same_text(codec: LatentCodec, memory: NextMem) -> None:
+    scope = memory.scope("a")
+    texts = mixed_texts(80)[20:]
+    ids = scope.remember(texts)
+    for size in (1, 7, 60):
+        read = [m.text for i in range(0, 60, size) for m in scope.get(ids[i : i + size])]
+        assert read == texts
+
+
+def test_english_is_kept_as_latents(codec: LatentCodec) -> None:
+    chunks = [chunk for memory in compress(codec, turns()) for chunk in memory]
+    literal = sum(chunk.payload.literal is not None for chunk in chunks)
+    assert literal / len(chunks) <= 0.02
+
+
+def test_a_wrong_decoder_is_caught_and_never_silent(
+    codec: LatentCodec, memory: NextMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = memory.scope("a").remember("The code is 4711.")
+    monkeypatch.setattr(
+        "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
+    )
+    kept = memory.scope("a").get(note)
+    assert kept.text != "The code is 4711."
+    assert kept.exact is False
+
+
+def test_what_the_decoder_cannot_give_back_is_kept_literally(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
+    )
+    payload = compress(codec, ["The code is 4711."])[0][0].payload
+    assert payload.literal == b"The code is 4711."
+
+
+def test_a_kept_text_is_the_last_resort(codec: LatentCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nextmem_agents.codec.exact import decompress
+
+    payload = compress(codec, ["The code is 4711."], keep_text=True)[0][0].payload
+    assert payload.kept_text == b"The code is 4711."
+    monkeypatch.setattr(
+        "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
+    )
+    assert decompress(codec, [[payload]])[0].exact
