@@ -30,6 +30,8 @@ Ranking = Literal["hybrid", "latent", "lexical"]
 _PAGE = 64  # memories decoded together when all are listed
 _MIN_CANDIDATES = 256  # nearest memories that get a latent score of their own
 
+_MAX_SOURCES = 128  # lexical candidates whose neighbours gain from them
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -168,7 +170,8 @@ class Scope:
             query: a question or any text.
             k: at most this many.
             where: only memories that match, e.g. ``{"role": "user", "year": {"$gte": 2020}}``.
-            ranking: ``"hybrid"`` (words and latents), ``"latent"`` (the paper's task 3) or ``"lexical"``.
+            ranking: ``"hybrid"`` (words, those of the neighbouring turns, latents), ``"latent"`` (the paper's
+                task 3) or ``"lexical"`` (BM25).
 
         Raises:
             EmptyText: the query is empty.
@@ -190,14 +193,25 @@ class Scope:
         chunks = self.codec.chunk(query)
         if not chunks:
             raise EmptyText("the query is empty; give a question or a text")
-        lexical = latent = None
+        lexical = context = latent = None
         if ranking != "lexical":
             vector = self.codec.pool(self.codec.encode(chunks)).mean(0).cpu().numpy()
             latent = dict(self._store.nearest(self.name, vector, max(_MIN_CANDIDATES, 4 * k), where))
         if ranking != "latent":
             versions, scores = bm25(self._store.postings(self.name, list(terms(query)), where))
             lexical = dict(zip(versions.tolist(), scores.tolist(), strict=True))
-        return fuse(lexical, latent)
+            if ranking == "hybrid":
+                context = self._context(lexical, where)
+        return fuse(lexical, context, latent)
+
+    def _context(self, lexical: Mapping[int, float], where: Where | None) -> dict[int, float]:
+        """For each memory beside a lexical candidate, the best score that stands beside it."""
+        best = sorted(lexical, key=lexical.__getitem__, reverse=True)[:_MAX_SOURCES]
+        context: dict[int, float] = {}
+        for version, beside in self._store.neighbours(self.name, best, where).items():
+            for neighbour in beside:
+                context[neighbour] = max(context.get(neighbour, 0.0), lexical[version])
+        return context
 
     def _binding(self, id: str, chunk: int) -> bytes:  # noqa: A002 - the field's own name
         return encode_binding(self.name, id, str(chunk))

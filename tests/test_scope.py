@@ -142,6 +142,15 @@ def test_a_speakers_name_is_found(alice: Scope) -> None:
     assert alice.recall("Did Melanie hike?", k=1)[0].role == "Melanie"
 
 
+def test_the_turn_after_a_matching_one_is_found_too_within_its_session(alice: Scope) -> None:
+    alice.remember(["What shall we eat tonight?", "Soup, I think."], session="s1")
+    alice.remember(["I saw a film.", "It was long."], session="s2")
+    hits = alice.recall("What did they eat tonight?", k=2)
+    assert [hit.text for hit in hits] == ["What shall we eat tonight?", "Soup, I think."]
+    assert hits[1].parts.lexical == 0
+    assert hits[1].parts.context == hits[0].parts.lexical
+
+
 def test_where_filters_before_ranking(alice: Scope) -> None:
     alice.remember(
         ["apples", "apples"], metadata=[{"year": 2020}, {"year": 2024}], role=["user", "assistant"]

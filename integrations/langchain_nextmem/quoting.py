@@ -32,7 +32,8 @@ class QuotingChatModel(BaseChatModel):
     A reader for demonstrations, not intelligence: it stands in for a chat model where none can be reached,
     and shows what an agent was given by quoting it. It compares words, understands nothing, calls no tool,
     and cannot tell when the answer is not among the memories. The question is what follows the recalled block
-    in the prompt, and ends with a question mark; memories that are questions themselves are not quoted.
+    in the prompt, and ends with a question mark. Neither memories that are questions themselves are quoted,
+    nor the two set replies.
 
     Attributes:
         noted: the reply to what is no question.
@@ -53,16 +54,15 @@ class QuotingChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
-        question, quotes = _read(messages)
-        statements = [quote for quote in quotes if not _is_question(quote.text)]
-        reply = best_sentence(question, statements) or self.nothing_recalled
-        if not _is_question(question):
-            reply = self.noted
+        reply = self._reply(*_read(messages))
         return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
 
-
-def _is_question(text: str) -> bool:
-    return text.rstrip().endswith("?")
+    def _reply(self, question: str, quotes: Sequence[_Quote]) -> str:
+        if not question.endswith("?"):
+            return self.noted
+        own = (self.noted, self.nothing_recalled)
+        statements = [quote for quote in quotes if not quote.text.endswith("?") and quote.text not in own]
+        return best_sentence(question, statements) or self.nothing_recalled
 
 
 def _read(messages: Sequence[BaseMessage]) -> tuple[str, list[_Quote]]:
@@ -72,7 +72,7 @@ def _read(messages: Sequence[BaseMessage]) -> tuple[str, list[_Quote]]:
     if not blocks:
         return _SPEAKER.sub("", prompt).strip(), []
     memories = re.findall(_MEMORY, blocks[-1][1])
-    texts = ["\n".join(line.removeprefix("> ") for line in memory.split("\n")[2:]) for memory in memories]
+    texts = ["\n".join(line[2:] for line in memory.split("\n")[2:]).strip() for memory in memories]
     # The block names no scores; its order is theirs.
     quotes = [_Quote(text, 0.95**i) for i, text in enumerate(texts)]
     return _SPEAKER.sub("", prompt[blocks[-1].end() :]).strip(), quotes

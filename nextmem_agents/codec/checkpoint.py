@@ -29,7 +29,7 @@ from torch import Tensor
 
 from nextmem_agents.codec import lora, special_tokens, tokens
 from nextmem_agents.codec.config import CONFIG_FILE, CodecConfig
-from nextmem_agents.codec.fingerprint import digest, weight_files
+from nextmem_agents.codec.fingerprint import digest, read_json, weight_files
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.errors import CheckpointError
 
@@ -53,12 +53,14 @@ class Parts:
         tokenizer_json: the text of ``tokenizer.json``.
         adapters: folders of the decoder's and the encoder's adapter, in this order; None for a codec without.
         special_tokens: None where the backbone's own embeddings are used as they are.
+        bundled: whether the backbone lies inside the codec's own folder.
     """
 
     backbone: Path
     tokenizer_json: str
     adapters: tuple[Path, Path] | None = None
     special_tokens: SpecialTokens | None = None
+    bundled: bool = False
 
 
 def find(name: str | Path, allow_download: bool = False) -> Path:
@@ -114,6 +116,7 @@ def read(folder: Path, allow_download: bool = False) -> tuple[CodecConfig, Parts
             f"{folder / CONFIG_FILE} has no fingerprint; write the codec with save_pretrained"
         )
     parts = _parts(folder, config, allow_download)
+    check_architecture(parts.backbone)
     found = digest(config, parts)
     if found != config.fingerprint:
         raise CheckpointError(
@@ -143,7 +146,22 @@ def _parts(folder: Path, config: CodecConfig, allow_download: bool = False) -> P
             f"{folder} holds no readable {tokens.FILE}; it is incomplete: {error}"
         ) from error
     special = SpecialTokens.load(folder) if (folder / special_tokens.FILE).is_file() else None
-    return Parts(backbone, tokenizer_json, adapters, special)
+    bundled = backbone.resolve().is_relative_to(folder.resolve())
+    return Parts(backbone, tokenizer_json, adapters, special, bundled)
+
+
+def check_architecture(backbone: Path) -> dict[str, Any]:
+    """A backbone folder's configuration.
+
+    Raises:
+        CheckpointError: it is missing, or not of Qwen3's architecture.
+    """
+    described = read_json(backbone / "config.json")
+    if described.get("model_type") != "qwen3":
+        raise CheckpointError(
+            f"{backbone} holds a {described.get('model_type')!r} model; a codec's backbone is of type 'qwen3'"
+        )
+    return described
 
 
 def write(
@@ -169,20 +187,22 @@ def save(folder: Path, config: CodecConfig, parts: Parts, *, copy_backbone: bool
         config: its ``fingerprint`` is computed anew; its ``backbone`` is kept if it names a place outside.
         parts: a codec's parts.
         copy_backbone: bring the backbone along, in ``backbone/`` (beside adapters) or in the folder itself,
-            in place of a reference to where it is. A codec without a reference always brings it.
+            in place of a reference to where it is. One that is bundled always comes along.
 
     Raises:
         CheckpointError: the folder exists and is not empty, or a part is missing.
     """
     files = weight_files(parts.backbone)
     new_folder(folder)
-    if config.backbone is None or copy_backbone:
+    if parts.bundled or copy_backbone:
         config = dataclasses.replace(config, backbone="backbone" if config.adapters else None)
         target = folder / (config.backbone or "")
         target.mkdir(exist_ok=True)
         index = parts.backbone / "model.safetensors.index.json"
         for path in [parts.backbone / "config.json", *files, *([index] if index.is_file() else [])]:
             shutil.copyfile(path, target / path.name)
+    elif config.backbone is not None and config.backbone.startswith(".."):
+        config = dataclasses.replace(config, backbone=str(parts.backbone.resolve()))
     for source, name in zip(parts.adapters or (), (DECODER_ADAPTER, ENCODER_ADAPTER), strict=False):
         (folder / name).mkdir()
         for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):

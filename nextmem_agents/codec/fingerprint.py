@@ -56,7 +56,11 @@ def digest(config: CodecConfig, parts: Parts) -> str:
     backbone = read_json(parts.backbone / "config.json")
     architecture = {key: backbone.get(key) for key in _ARCHITECTURE} | _attention(backbone)
     total = hashlib.sha256()
-    for part in (settings, architecture, json.loads(parts.tokenizer_json)):
+    try:
+        tokenizer = json.loads(parts.tokenizer_json)
+    except ValueError as error:
+        raise CheckpointError(f"the codec's tokenizer.json is no JSON: {error}") from error
+    for part in (settings, architecture, tokenizer):
         total.update(json.dumps(part, sort_keys=True).encode())
     _add_files(total, weight_files(parts.backbone))
     for folder in parts.adapters or ():
@@ -98,19 +102,28 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def rope(backbone: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """RoPE's base, and its scaling if any, from a backbone's configuration.
+
+    transformers 4 keeps the base in ``rope_theta`` and the rest in ``rope_scaling``, 5 both in
+    ``rope_parameters``, which 4 does not read.
+    """
+    settings = dict(backbone.get("rope_parameters") or backbone.get("rope_scaling") or {})
+    inner = settings.pop("rope_theta", None)
+    theta = float(backbone.get("rope_theta") or inner or 10_000.0)
+    scaled = settings.get("rope_type", settings.get("type", "default")) != "default"
+    return theta, settings if scaled else None
+
+
 def _attention(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Settings that versions of transformers spell differently, in one form; defaults are left out."""
-    # transformers 4 keeps RoPE's base in ``rope_theta`` and the rest in ``rope_scaling``, 5 all in one place.
-    rope = dict(backbone.get("rope_parameters") or backbone.get("rope_scaling") or {})
-    found = {"rope_theta": float(backbone.get("rope_theta") or rope.pop("rope_theta", None) or 10_000.0)}
-    rope.pop("rope_theta", None)
-    scaled = rope.get("rope_type", rope.get("type", "default")) != "default"
+    """Settings of attention that are at their default in most backbones; those that are not."""
+    theta, scaling = rope(backbone)
     others = {
-        "rope": rope if scaled else None,
+        "rope": scaling,
         "attention_bias": backbone.get("attention_bias"),
         "sliding_window": backbone.get("sliding_window") if backbone.get("use_sliding_window") else None,
     }
-    return found | {key: value for key, value in others.items() if value}
+    return {"rope_theta": theta} | {key: value for key, value in others.items() if value}
 
 
 def _add_tensor(total: hashlib._Hash, name: str, tensor: Tensor) -> None:

@@ -17,11 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nextmem_agents.codec import checkpoint, tokens
-from nextmem_agents.codec.checkpoint import Parts
+from nextmem_agents.codec.checkpoint import Parts, check_architecture
 from nextmem_agents.codec.config import CodecConfig
-from nextmem_agents.codec.fingerprint import digest, read_json, weight_files
+from nextmem_agents.codec.fingerprint import digest, weight_files
 from nextmem_agents.codec.lora import LoraAdapter
-from nextmem_agents.codec.roles import check_architecture
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError
@@ -163,8 +162,8 @@ def _check_adapters(parts: Parts) -> None:
     """Compare the adapters with the backbone's shapes, without its weights."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    check_architecture(parts)
+    described = check_architecture(parts.backbone)
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(Qwen3Config(**read_json(parts.backbone / "config.json")))
+        model = Qwen3ForCausalLM(Qwen3Config(**described))
     for folder in parts.adapters or ():
         LoraAdapter.read(folder).check(model)

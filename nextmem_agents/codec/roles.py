@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from nextmem_agents.codec.backbone import Backbone, shared_view
-from nextmem_agents.codec.checkpoint import Parts
-from nextmem_agents.codec.fingerprint import read_json, weight_files
+from nextmem_agents.codec.checkpoint import Parts, check_architecture
+from nextmem_agents.codec.fingerprint import rope, weight_files
 from nextmem_agents.codec.lora import LoraAdapter
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 
@@ -115,26 +115,20 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone]:
     return Backbone(encoder, parts.special_tokens), Backbone(model, parts.special_tokens)
 
 
-def check_architecture(parts: Parts) -> dict[str, Any]:
-    """The backbone's configuration.
-
-    Raises:
-        CheckpointError: it is not of Qwen3's architecture.
-    """
-    described = read_json(parts.backbone / "config.json")
-    if described.get("model_type") != "qwen3":
-        raise CheckpointError(
-            f"{parts.backbone} holds a {described.get('model_type')!r} model; a codec's backbone is of type "
-            f"'qwen3'"
-        )
-    return described
+def _portable(described: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in the spelling that transformers 4 and 5 both take."""
+    theta, scaling = rope(described)
+    others = {
+        key: value for key, value in described.items() if key not in ("rope_parameters", "rope_scaling")
+    }
+    return others | {"rope_theta": theta} | ({} if scaling is None else {"rope_scaling": scaling})
 
 
 def _load_model(parts: Parts, placement: Placement) -> Any:
-    check_architecture(parts)
+    described = check_architecture(parts.backbone)
     size = sum(path.stat().st_size for path in weight_files(parts.backbone))
     arguments = placement.arguments()
-    from transformers import Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -142,7 +136,12 @@ def _load_model(parts: Parts, placement: Placement) -> Any:
         logging.disable_progress_bar()
     try:
         model, report = Qwen3ForCausalLM.from_pretrained(
-            parts.backbone, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
+            parts.backbone,
+            config=Qwen3Config(**_portable(described)),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **arguments,
         )
         if "device_map" not in arguments:
             model = model.to(placement.device)

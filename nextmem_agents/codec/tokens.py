@@ -134,10 +134,13 @@ def with_added_tokens(tokenizer_json: str, contents: Sequence[str]) -> str:
     """A ``tokenizer.json`` with plain tokens added after the last id, as transformers' ``add_tokens`` does; a
     token that is there keeps its id.
     """
-    settings = json.loads(tokenizer_json)
-    added = settings["added_tokens"]
-    known = {token["content"] for token in added}
-    following = 1 + max([token["id"] for token in added] + list(settings["model"]["vocab"].values()))
+    try:
+        settings = json.loads(tokenizer_json)
+        added = settings["added_tokens"]
+        known = {token["content"] for token in added}
+        following = 1 + max([token["id"] for token in added] + list(settings["model"]["vocab"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"tokenizer.json cannot be read as a tokenizer: {error!r}") from error
     for content in contents:
         if content not in known:
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)

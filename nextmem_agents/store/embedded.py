@@ -171,6 +171,16 @@ class EmbeddedStore:
         with self._use() as folder, folder.database.transaction() as sql:
             return tables.postings(sql, tables.scope_key(sql, name), wanted, where)
 
+    def neighbours(
+        self, scope: str, versions: Sequence[int], where: Where | None = None
+    ) -> dict[int, builtins.list[int]]:
+        """What was written directly before and after in the same session; see ``Store.neighbours``."""
+        name, wanted = check_scope(scope), check_versions(versions)
+        check_where(where)
+        with self._use() as folder, folder.database.transaction() as sql:
+            key = tables.scope_key(sql, name)
+            return {} if key is None else tables.neighbours(sql, key, wanted, where)
+
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions; see ``Store.forget``."""
         name = check_scope(scope)

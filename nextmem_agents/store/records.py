@@ -149,6 +149,14 @@ class Store(Protocol):
     def postings(self, scope: str, terms: Sequence[str], where: Where | None = None) -> Postings:
         """The lexical index's answer to a query's terms."""
 
+    def neighbours(
+        self, scope: str, versions: Sequence[int], where: Where | None = None
+    ) -> dict[int, builtins.list[int]]:
+        """The memories written directly before and after each in its session, of those that match ``where``.
+
+        A memory without a session, or a version that is not current in this scope, has none and is left out.
+        """
+
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions, payloads, vectors and postings; returns how many memories.
 

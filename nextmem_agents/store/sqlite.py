@@ -44,6 +44,7 @@ CREATE TABLE memories (
 );
 CREATE UNIQUE INDEX memories_by_id ON memories (scope, id) WHERE current = 1;
 CREATE INDEX memories_history ON memories (scope, id, version);
+CREATE INDEX memories_by_session ON memories (scope, session, version) WHERE current = 1;
 CREATE INDEX memories_lengths ON memories (scope, version, length) WHERE current = 1;
 CREATE TABLE payloads (
     scope INTEGER NOT NULL, version INTEGER NOT NULL, chunk INTEGER NOT NULL,

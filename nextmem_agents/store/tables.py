@@ -276,6 +276,29 @@ def _term_postings(rows: list[tuple[int, int, int]], allowed: Versions | None) -
     return TermPostings(len(rows), versions, frequencies, sizes)
 
 
+def neighbours(
+    sql: sqlite3.Connection, scope: int, versions: Sequence[int], where: Where | None
+) -> dict[int, list[int]]:
+    """The current memories directly before and after each version in its session, of those that match."""
+    allowed = set(matching_versions(sql, scope, where).tolist()) if where else None
+    found: dict[int, list[int]] = {}
+    for version in versions:
+        session = sql.execute(
+            "SELECT session FROM memories WHERE scope = ? AND version = ? AND current = 1", (scope, version)
+        ).fetchone()
+        if session is None or session[0] is None:
+            continue
+        beside = "SELECT {}(version) FROM memories WHERE scope = ? AND session = ? AND current = 1 AND version {} ?"
+        near = [
+            sql.execute(beside.format(*side), (scope, session[0], version)).fetchone()[0]
+            for side in (("MAX", "<"), ("MIN", ">"))
+        ]
+        kept = [v for v in near if v is not None and (allowed is None or v in allowed)]
+        if kept:
+            found[version] = kept
+    return found
+
+
 def table_sizes(sql: sqlite3.Connection) -> dict[str, int]:
     """Bytes of the pages of each table with its indices: payloads, vectors, and postings as ``lexical``."""
     parts = {"payloads": "payloads", "vectors": "vectors", "lexical": "postings"}

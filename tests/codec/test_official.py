@@ -39,7 +39,8 @@ def released(dtype: str) -> LatentCodec:
 
 @cache
 def arrays(dtype: str) -> dict[str, Tensor]:
-    return load_file(GOLDENS / f"goldens_{SETS[dtype]}.safetensors")
+    found: dict[str, Tensor] = load_file(GOLDENS / f"goldens_{SETS[dtype]}.safetensors")
+    return found
 
 
 @cache
@@ -68,8 +69,11 @@ def encode(dtype: str, batch: int) -> Latents:
 
 
 def relative(found: Tensor, expected: Tensor) -> Tensor:
-    difference = (found - expected.float()).flatten(1).norm(dim=1)
-    return difference / expected.float().flatten(1).norm(dim=1)
+    """Relative difference (Frobenius) of each row."""
+    norm = torch.linalg.vector_norm
+    difference = norm((found - expected.float()).flatten(1), dim=1)
+    ratio: Tensor = difference / norm(expected.float().flatten(1), dim=1)
+    return ratio
 
 
 def without_end(ids: list[int], codec: LatentCodec) -> list[int]:
@@ -150,8 +154,7 @@ class TestGoldens:
         questions = [item["question"] for item in items]
         assert codec.answer(latents, questions) == [item["sparse_inference_text"] for item in items]
 
-    @pytest.mark.parametrize("batch", [False, True])
-    def test_tokens_and_prompts_are_the_released_ones(self, batch: bool) -> None:
+    def test_tokens_and_prompts_are_the_released_ones(self) -> None:
         codec = released("float32")
         for item in texts("float32"):
             ids = codec.tokenizer.encode([item["text"]], parse_special_tokens=True)[0]
@@ -259,7 +262,7 @@ class Harmful:
 
 
 def plant(folder: Path) -> None:
-    (folder / "stage_1" / "special_tokens_DTOKENS.pt").write_bytes(pickle.dumps(Harmful()))
+    (folder / "stage_1" / "special_tokens_DTOKENS.pt").write_bytes(pickle.dumps(Harmful(), protocol=2))
 
 
 def truncate(path: Path) -> None:
@@ -314,6 +317,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: change_json(f / "base/tokenizer.json", lambda v: v["model"].update(merges=[])),
         "no token 'repeat'",
     ),
+    "half a tokenizer": (lambda f: truncate(f / "base/tokenizer.json"), "tokenizer.json"),
     "no tokenizer": (lambda f: (f / "base/tokenizer.json").unlink(), "no readable tokenizer.json"),
 }
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from nextmem_agents import LatentCodec
+from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.lora import LoraLinear
 from nextmem_agents.codec.roles import Placement
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
@@ -148,6 +152,26 @@ def test_a_type_that_no_model_can_have_is_refused(whole: LatentCodec, dtype: obj
 def test_an_impossible_device_is_refused(whole: LatentCodec) -> None:
     with pytest.raises(InvalidArgument, match="device 'nowhere'"):
         LatentCodec.load(whole.folder or "", device="nowhere")
+
+
+def test_both_spellings_of_rope_are_read(whole: LatentCodec, tmp_path: Path) -> None:
+    """transformers 4 would take a folder that 5 wrote for one with the default base."""
+    assert whole.folder is not None
+    found = []
+    for i, spelling in enumerate(({"rope_theta": 1e6}, {"rope_parameters": {"rope_theta": 1e6}})):
+        folder = tmp_path / str(i)
+        shutil.copytree(whole.folder, folder)
+        settings = json.loads((folder / "config.json").read_text())
+        for key in ("rope_theta", "rope_scaling", "rope_parameters"):
+            settings.pop(key, None)
+        (folder / "config.json").write_text(json.dumps(settings | spelling))
+        config = dataclasses.replace(whole.config, fingerprint=checkpoint.fingerprint(folder, whole.config))
+        config.save(folder)
+        found.append(LatentCodec.load(folder))
+    assert found[0].fingerprint == found[1].fingerprint != whole.fingerprint
+    values = [codec.encode(TEXTS).values for codec in (*found, whole)]
+    assert torch.equal(values[0], values[1])
+    assert not torch.allclose(values[0], values[2], atol=1e-3)
 
 
 def test_missing_tensors_are_not_made_up(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_added_tokens_follow_the_last_one_and_known_ones_keep_their_ids() -> Non
 
 
 def test_unusable_tokenizers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer\.json"):
         CodecTokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from nextmem_agents import NextMem, Scope
 class ScriptedModel(BaseChatModel):
     """Answers with its lines in turn, the last one for ever; ``prompts`` holds the messages of each call."""
 
-    lines: list[str | AIMessage]
+    lines: Sequence[str | AIMessage]
     prompts: list[list[BaseMessage]] = Field(default_factory=list)
 
     @property

@@ -96,7 +96,7 @@ def test_a_single_input_beside_the_memorys_own_needs_no_key(alice: Scope) -> Non
     ],
 )
 def test_an_unclear_key_is_a_clear_error_and_nothing_is_written(
-    alice: Scope, settings: dict[str, str], inputs: dict[str, Any], outputs: dict[str, str], hint: str
+    alice: Scope, settings: dict[str, Any], inputs: dict[str, Any], outputs: dict[str, str], hint: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=hint):
         NextMemMemory(memory=alice, **settings).save_context(inputs, outputs)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langchain_nextmem import NextMemMemory, NextMemMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
@@ -22,7 +23,7 @@ FACT = "I moved to Lisbon in May."
 ASK = "Where did I move?"
 
 
-def asking(text: Any) -> dict[str, list[BaseMessage]]:
+def asking(text: Any) -> Any:
     return {"messages": [HumanMessage(text)]}
 
 
@@ -32,7 +33,7 @@ def weather(city: str) -> str:
     return f"Sunny in {city}."
 
 
-async def run(agent: Any, how: str, text: Any, config: Any = None) -> dict[str, Any]:
+async def run(agent: Any, how: str, text: Any, config: Any = None) -> Any:
     call = agent.invoke if how == "sync" else agent.ainvoke
     result = call(asking(text), config)
     return await result if how == "async" else result
@@ -70,7 +71,7 @@ async def test_recalled_text_reaches_neither_the_checkpoints_nor_the_memory(alic
     saver = InMemorySaver()
     model = ScriptedModel(lines=["How nice!", "In Lisbon.", "Yes."])
     agent = create_agent(model, middleware=[NextMemMiddleware(alice)], checkpointer=saver)
-    config = {"configurable": {"thread_id": "t1"}}
+    config: RunnableConfig = {"configurable": {"thread_id": "t1"}}
     for text in (FACT, ASK, "Is Lisbon warm?"):
         await run(agent, how, text, config)
     assert HEADING in model.last
@@ -95,6 +96,14 @@ async def test_a_tool_loop_recalls_for_the_users_message_and_remembers_the_final
     assert texts(alice) == [FACT, "How is the weather where I moved?", "Sunny."]
 
 
+def test_a_run_that_ends_with_a_tool_has_no_answer_to_remember(alice: Scope) -> None:
+    call = AIMessage("Let me look.", tool_calls=[{"name": "weather", "args": {"city": "Lisbon"}, "id": "c1"}])
+    direct = weather.model_copy(update={"return_direct": True})
+    agent = create_agent(ScriptedModel(lines=[call]), [direct], middleware=[NextMemMiddleware(alice)])
+    assert agent.invoke(asking("How is the weather?"))["messages"][-1].text == "Sunny in Lisbon."
+    assert texts(alice) == ["How is the weather?"]
+
+
 def test_an_agent_that_only_reads(alice: Scope) -> None:
     alice.remember(FACT)
     model = ScriptedModel(lines=["In Lisbon."])
@@ -111,7 +120,7 @@ def test_content_blocks_keep_their_place_behind_the_recalled_block(alice: Scope)
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
     ]
     create_agent(model, middleware=[NextMemMiddleware(alice)]).invoke(asking(blocks))
-    head, *rest = model.prompts[0][0].content
+    head, *rest = list(model.prompts[0][0].content)
     assert isinstance(head, dict)
     assert f"> {FACT}" in head["text"]
     assert rest == blocks
@@ -142,7 +151,7 @@ def test_a_summary_that_speaks_as_a_human_is_not_the_user(alice: Scope) -> None:
     )
     model = ScriptedModel(lines=["One.", "Two."])
     agent = create_agent(model, middleware=[summary, middleware], checkpointer=InMemorySaver())
-    config = {"configurable": {"thread_id": "t1"}}
+    config: RunnableConfig = {"configurable": {"thread_id": "t1"}}
     agent.invoke(asking("How are you?"), config)
     agent.invoke(asking(ASK), config)
     assert "They spoke." in model.last

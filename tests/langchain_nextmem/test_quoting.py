@@ -42,6 +42,12 @@ def test_what_is_no_question_gets_no_quotation(block: str) -> None:
     assert QuotingChatModel(noted="Oh.").invoke("Human: I moved to Oslo.\nAI:").text == "Oh."
 
 
+def test_neither_questions_nor_its_own_set_replies_are_quoted(alice: Scope) -> None:
+    alice.remember(["Noted.", "I have no memory of that.", "Is it noted?"])
+    block = alice.recall("Is it noted?").as_prompt()
+    assert QuotingChatModel().invoke(f"{block}\n\nIs it noted?").text == "I have no memory of that."
+
+
 def test_without_memories_it_says_so() -> None:
     assert QuotingChatModel().invoke("Where did I move?").text == "I have no memory of that."
     assert QuotingChatModel(nothing_recalled="?").invoke("[1] user:\n> I moved.\n\nWho?").text == "?"

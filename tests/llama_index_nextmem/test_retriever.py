@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
+import threading
 from datetime import datetime, timezone
 from typing import Any
 
@@ -71,9 +71,8 @@ async def test_a_node_says_all_that_is_known_of_a_memory(alice: Scope) -> None:
 def test_the_model_reads_who_and_when_and_embeddings_only_the_text(alice: Scope) -> None:
     alice.remember("I moved.", role="user", session="s1", occurred_at=WHEN, metadata={"source": "chat"})
     node = NextMemRetriever(alice).retrieve("Who moved?")[0].node
-    assert (
-        node.get_content(MetadataMode.LLM) == "role: user\noccurred_at: 2025-05-03T10:30:00+00:00\n\nI moved."
-    )
+    known = "role: user\noccurred_at: 2025-05-03T10:30:00+00:00"
+    assert node.get_content(MetadataMode.LLM) == f"{known}\n\nI moved."
     assert node.get_content(MetadataMode.EMBED) == "I moved."
 
 
@@ -137,19 +136,15 @@ async def test_the_event_loop_goes_on_while_memories_are_decoded(
     alice.remember("I moved.")
     threads = []
     decode = alice._decompress
-    monkeypatch.setattr(
-        alice, "_decompress", lambda payloads: (threads.append(_in_loop()), decode(payloads))[1]
-    )
+
+    def watched(payloads: Any) -> Any:
+        threads.append(threading.current_thread())
+        return decode(payloads)
+
+    monkeypatch.setattr(alice, "_decompress", watched)
     await NextMemRetriever(alice).aretrieve("Who moved?")
-    assert threads == [False]
-
-
-def _in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_an_empty_question_is_an_error(alice: Scope) -> None:

@@ -410,3 +410,30 @@ def test_many_threads_write_and_read(open_store, record, vector):
     assert failures == []
     assert store.count("shared") == 100
     assert len(store.nearest("shared", vector("x"), 200)) == 100
+
+
+def test_neighbours_are_the_memories_before_and_after_in_the_session(store, record):
+    store.put("a", [record(f"r{i}", session="s", metadata={"even": i % 2 == 0}) for i in range(4)])
+    store.put("a", [record("other", session="t"), record("none")])
+    store.put("b", [record("foreign", session="s")])
+    version = {r.id: r.version for r in store.list("a")}
+    by_id = {v: k for k, v in version.items()}
+    found = store.neighbours("a", list(version.values()))
+    assert {by_id[v]: [by_id[n] for n in beside] for v, beside in found.items()} == {
+        "r0": ["r1"],
+        "r1": ["r0", "r2"],
+        "r2": ["r1", "r3"],
+        "r3": ["r2"],
+    }
+    assert store.neighbours("a", [version["r1"]], where={"even": True}) == {
+        version["r1"]: [version["r0"], version["r2"]]
+    }
+    assert store.neighbours("a", [version["r1"]], where={"even": False}) == {}
+    assert store.neighbours("a", [999_999]) == {}
+
+
+def test_a_replaced_memory_is_no_neighbour(store, record):
+    store.put("a", [record("x", session="s"), record("y", session="s")])
+    store.put("a", [record("x", session="u")])
+    (y,) = store.get("a", ["y"])
+    assert store.neighbours("a", [y.version]) == {}

@@ -30,6 +30,7 @@ ASK = {
     "postings": lambda store, scope, other: (
         store.postings(scope, ["secret"]).terms["secret"].document_frequency
     ),
+    "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
     "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),
     "count": lambda store, scope, other: store.count(scope),
 }
