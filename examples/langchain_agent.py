@@ -12,8 +12,8 @@ import sys
 from tempfile import TemporaryDirectory
 
 from langchain.agents import create_agent
-from langchain_nextmem import NextMemMemory, QuotingChatModel
 
+from langchain_nextmem import NextMemMemory, QuotingChatModel
 from nextmem_agents import NextMem
 
 CONVERSATIONS = {

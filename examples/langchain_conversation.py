@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 from langchain_classic.chains import ConversationChain
 from langchain_core._api import LangChainDeprecationWarning
-from langchain_nextmem import NextMemMemory, QuotingChatModel
 
+from langchain_nextmem import NextMemMemory, QuotingChatModel
 from nextmem_agents import NextMem
 
 # LangChain prefers create_agent today (see langchain_agent.py); applications built on chains live on.

@@ -16,8 +16,8 @@ from typing import Any
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index_nextmem import NextMemRetriever
 
+from llama_index_nextmem import NextMemRetriever
 from nextmem_agents import NextMem
 
 

@@ -48,7 +48,5 @@ def async_iterator_twin(
 
 def _named(twin: F, method: Callable[..., object]) -> F:
     functools.update_wrapper(twin, method)
-    twin.__name__ = f"a{method.__name__}"
-    twin.__qualname__ = method.__qualname__.replace(method.__name__, twin.__name__)
     twin.__doc__ = f"Async twin of ``{method.__name__}``."
     return twin

@@ -28,6 +28,7 @@ def langchain_agent(memory: NextMem, user: str, k: int) -> Ask:
     """
     try:
         from langchain.agents import create_agent
+
         from langchain_nextmem import NextMemMemory, QuotingChatModel
     except ImportError as error:
         raise MissingExtra('the demo needs LangChain: pip install "nextmem-agents[langchain]"') from error

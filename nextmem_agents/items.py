@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from nextmem_agents.codec.tokens import check_text
 from nextmem_agents.errors import EmptyText, InvalidArgument
 from nextmem_agents.store.records import Scalar
 
-T = TypeVar("T")
+# LangChain's message types, by the names that chat APIs and LlamaIndex use.
+_ROLES = {"human": "user", "ai": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,10 @@ def _parts(i: int, source: Any) -> tuple[str, str | None, Mapping[str, Scalar]]:
         text = getattr(source, attribute, None)
         if isinstance(text, str):
             own_role = getattr(source, "role", None) or getattr(source, "type", None)
-            is_message = hasattr(source, "content") or hasattr(source, "role")
-            own_metadata = {} if is_message else dict(getattr(source, "metadata", None) or {})
-            return (
-                text,
-                str(getattr(own_role, "value", own_role)) if is_message and own_role else None,
-                own_metadata,
-            )
+            if hasattr(source, "content") or hasattr(source, "role"):
+                name = str(getattr(own_role, "value", own_role)) if own_role else None
+                return text, _ROLES.get(name, name) if name else None, {}
+            return text, None, dict(getattr(source, "metadata", None) or {})
     raise InvalidArgument(
         f"item {i} is a {type(source).__name__}; remember takes strings, chat messages with text content, or documents"
     )

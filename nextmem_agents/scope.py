@@ -189,6 +189,14 @@ class Scope:
             [Hit(record, batch, i, score) for i, (record, score) in enumerate(found)], self.count_tokens
         )
 
+    def _recall_decoded(
+        self, query: str, k: int = 5, *, where: Where | None = None, ranking: Ranking = "hybrid"
+    ) -> Hits:
+        """Recall with the texts decoded: reading them later would hold up the caller's event loop."""
+        hits = self.recall(query, k, where=where, ranking=ranking)
+        hits.decode()
+        return hits
+
     def _scores(self, query: str, k: int, where: Where | None, ranking: Ranking) -> dict[int, Score]:
         chunks = self.codec.chunk(query)
         if not chunks:
@@ -278,8 +286,7 @@ class Scope:
 
     def clear(self) -> int:
         """Forget everything in this scope, and in no other; returns how many memories that was."""
-        ids = [record.id for record in self._store.list(self.name)]
-        return self._store.forget(self.name, ids) if ids else 0
+        return self._store.clear(self.name)
 
     def answer(
         self,
@@ -327,7 +334,7 @@ class Scope:
         return (tiktoken_counter() or self.codec.count_tokens)(text)
 
     aremember = async_twin(remember)
-    arecall = async_twin(recall)
+    arecall = async_twin(_recall_decoded)
     aget = async_twin(get)
     alist = async_iterator_twin(list)  # noqa: A003 - the method is meant
     acount = async_twin(count)

@@ -19,7 +19,7 @@ def test_langchain_messages_and_documents(memory: NextMem) -> None:
         ]
     )
     human, ai, page = scope.get(ids)
-    assert (human.text, human.role, ai.role) == ("Hi.", "human", "ai")
+    assert (human.text, human.role, ai.role) == ("Hi.", "user", "assistant")
     assert (page.text, page.role, page.metadata) == ("Page.", None, {"n": 1})
 
 

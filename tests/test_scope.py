@@ -99,7 +99,7 @@ def test_messages_and_documents_bring_their_role_and_metadata(alice: Scope) -> N
         metadata={"lang": "en"},
     )
     first, second, third = alice.get(ids)
-    assert (first.role, second.role, third.role) == ("assistant", "human", None)
+    assert (first.role, second.role, third.role) == ("assistant", "user", None)
     assert third.metadata == {"source": "book", "lang": "en"}
 
 
@@ -295,7 +295,8 @@ def test_every_public_method_has_an_async_twin() -> None:
 async def test_the_async_twins_do_the_same(alice: Scope) -> None:
     note = await alice.aremember("She moved to Lisbon.")
     assert (await alice.aget(note)).text == "She moved to Lisbon."
-    assert [hit.id for hit in await alice.arecall("Lisbon")] == [note]
+    hits = await alice.arecall("Lisbon")
+    assert [(hit.id, hit.exact) for hit in hits] == [(note, True)]
     assert [memory.id async for memory in alice.alist()] == [note]
     assert (await alice.aanswer("Where?")).text == "She moved to Lisbon."
     assert await alice.acount() == 1

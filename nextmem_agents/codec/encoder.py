@@ -1,4 +1,4 @@
-"""Tokens to latents: one prefill of the text, then one single step per latent (NextMem, section 3)."""
+"""Tokens to latents: one prefill of text and [SoD], then a single step per latent (NextMem, section 3)."""
 
 from __future__ import annotations
 
@@ -50,14 +50,15 @@ def encode_batch(
         text_positions = arange[:, : ids.shape[1]].expand_as(ids)
         step_positions = n + arange[:, :steps]
 
+    sod = torch.full((len(ids), 1), config.start_of_decode, device=backbone.device)
+    fed = torch.cat([backbone.embed(ids), backbone.embed(sod)], 1)
+    positions = torch.cat([text_positions, step_positions[:, :1]], 1)
     cache = backbone.new_cache()
-    backbone.hidden(backbone.embed(ids), mask, text_positions, cache)
-    fed = backbone.embed(torch.full((len(ids), 1), config.start_of_decode, device=backbone.device))
     latents = []
-    for j in range(steps):
+    for j in range(1, steps + 1):
         mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
-        latent = backbone.hidden(fed, mask, step_positions[:, j : j + 1], cache)
+        latent = backbone.hidden(fed, mask, positions, cache)[:, -1:]
         latents.append(latent)
-        fed = latent * config.latent_scale
+        fed, positions = latent * config.latent_scale, step_positions[:, j : j + 1]
     values = torch.cat(latents, 1).float()
     return values * (arange[:, :steps] < lengths[:, None])[..., None], lengths

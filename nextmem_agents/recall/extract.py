@@ -32,7 +32,8 @@ def best_sentence(question: str, hits: Sequence[Scored]) -> str:
         for match in _SENTENCE.finditer(hit.text):
             sentence = match.group().strip()
             found = set(terms(sentence))
-            if not found:
+            # A remembered question shares most with itself, and answers nothing.
+            if not found or sentence.endswith("?"):
                 continue
             overlap = len(found & wanted) / max(1, len(wanted))
             news = min(1.0, len(found - wanted) / 4)

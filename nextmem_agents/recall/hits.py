@@ -42,14 +42,18 @@ class DecodeBatch:
             raise payloads
         return payloads
 
-    def text(self, index: int) -> DecompressedText:
-        """The text of memory ``index``; raises its DamagedRecord."""
+    def decode(self) -> Sequence[DecompressedText | DamagedRecord]:
+        """All texts, each memory's own error in the place of its text."""
         with self._lock:
             if self._texts is None:
                 sound = [p for p in self._payloads if not isinstance(p, DamagedRecord)]
                 decoded = iter(self._decompress(sound))
                 self._texts = [p if isinstance(p, DamagedRecord) else next(decoded) for p in self._payloads]
-        text = self._texts[index]
+            return self._texts
+
+    def text(self, index: int) -> DecompressedText:
+        """The text of memory ``index``; raises its DamagedRecord."""
+        text = self.decode()[index]
         if isinstance(text, DamagedRecord):
             raise text
         return text
@@ -177,6 +181,11 @@ class Hits(Sequence[Hit]):
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self._hits)
+
+    def decode(self) -> None:
+        """Decode all texts now, in one batch, instead of when the first is read."""
+        for batch in {id(hit.batch): hit.batch for hit in self._hits}.values():
+            batch.decode()
 
     def as_prompt(self, max_tokens: int | None = None) -> str:
         """The hits as quoted text with provenance, at most ``max_tokens`` long, for a *user* message.

@@ -190,12 +190,19 @@ class EmbeddedStore:
         check_where(where)
         if where is not None and not where:
             raise InvalidArgument("forget(where={}) would delete the whole scope; name what to forget")
+        return self._forget(name, wanted, where)
+
+    def clear(self, scope: str) -> int:
+        """Delete every memory of the scope; see ``Store.clear``."""
+        return self._forget(check_scope(scope), None, None)
+
+    def _forget(self, name: str, ids: Sequence[str] | None, where: Where | None) -> int:
         with self._use(writing=True) as folder:
             with folder.database.transaction(write=True) as sql:
                 key = tables.scope_key(sql, name)
-                if wanted is None:
-                    wanted = [] if key is None else tables.matching_ids(sql, key, where or {})
-                forgotten = tables.forget(sql, key, name, wanted)
+                if ids is None:
+                    ids = [] if key is None else tables.matching_ids(sql, key, where)
+                forgotten = tables.forget(sql, key, name, ids)
             if key is not None and forgotten:
                 folder.wrote(key)
             return forgotten

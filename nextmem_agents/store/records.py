@@ -164,6 +164,9 @@ class Store(Protocol):
         then nothing is deleted.
         """
 
+    def clear(self, scope: str) -> int:
+        """Delete every memory of the scope, as :meth:`forget` does; returns how many memories."""
+
     def count(self, scope: str) -> int:
         """How many memories the scope holds."""
 

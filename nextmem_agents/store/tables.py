@@ -144,8 +144,8 @@ def current_versions(sql: sqlite3.Connection, scope: int | None, name: str, ids:
     return [found[id_] for id_ in ids]
 
 
-def matching_ids(sql: sqlite3.Connection, scope: int, where: Where) -> list[str]:
-    """The ids of the memories that match."""
+def matching_ids(sql: sqlite3.Connection, scope: int, where: Where | None) -> list[str]:
+    """The ids of the memories that match; of all without a filter."""
     clause = select_current(scope, where)
     rows = sql.execute(f"SELECT m.id FROM memories AS m WHERE {clause.sql}", clause.parameters)  # noqa: S608 -- bound
     return [id_ for (id_,) in rows]

@@ -15,9 +15,9 @@ from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.tools import tool
-from langchain_nextmem import NextMemMemory
 from pydantic import ValidationError
 
+from langchain_nextmem import NextMemMemory
 from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
 from tests.langchain_nextmem.conftest import ScriptedModel, texts

@@ -12,9 +12,9 @@ from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
-from langchain_nextmem import NextMemMemory, NextMemMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
 
+from langchain_nextmem import NextMemMemory, NextMemMiddleware
 from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
 from tests.langchain_nextmem.conftest import ScriptedModel, texts

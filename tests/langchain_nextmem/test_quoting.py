@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_nextmem import QuotingChatModel
 
+from langchain_nextmem import QuotingChatModel
 from nextmem_agents import Scope
 
 

@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from langchain_nextmem import NextMemRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
+from langchain_nextmem import NextMemRetriever
 from nextmem_agents import EmptyText, NextMem, Scope
 
 

@@ -13,9 +13,9 @@ from llama_index.core.llms import CompletionResponse, CompletionResponseGen, Cus
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import MetadataMode, TextNode
-from llama_index_nextmem import NextMemRetriever
 from pydantic import Field
 
+from llama_index_nextmem import NextMemRetriever
 from nextmem_agents import EmptyText, LatentCodec, NextMem, Scope
 
 WHEN = datetime(2025, 5, 3, 10, 30, tzinfo=timezone.utc)

@@ -25,6 +25,11 @@ def test_a_better_scored_memory_wins_where_words_are_equal() -> None:
     )
 
 
+def test_a_remembered_question_is_no_answer_to_itself() -> None:
+    hits = [Found("Where is the key?", 0.9), Found("The key is under the mat.", 0.3)]
+    assert best_sentence("Where is the key?", hits) == "The key is under the mat."
+
+
 def test_nothing_recalled_is_nothing_said() -> None:
     assert best_sentence("why?", []) == ""
     assert best_sentence("why?", [Found("!!!", 0.5)]) == "!!!"

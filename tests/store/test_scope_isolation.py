@@ -32,6 +32,7 @@ ASK = {
     ),
     "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
     "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),
+    "clear": lambda store, scope, other: store.clear(scope) and store.count("theirs") != 5,
     "count": lambda store, scope, other: store.count(scope),
 }
 
