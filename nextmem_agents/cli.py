@@ -93,6 +93,23 @@ def train(
         typer.echo(f"codec written to {export}")
 
 
+@app.command()
+def convert(
+    base: Annotated[Path, typer.Option(help="The backbone's folder (Qwen3-8B).")],
+    stage_1: Annotated[Path, typer.Option(help="Released folder: decoder adapter and special tokens.")],
+    stage_2: Annotated[Path, typer.Option(help="Released folder: encoder adapter.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the codec.")],
+    copy_backbone: Annotated[
+        bool, typer.Option(help="Copy the backbone's weights too (16 GB for 8B).")
+    ] = False,
+) -> None:
+    """Write the paper's released checkpoint folders in this project's format: safetensors, no pickle."""
+    from nextmem_agents.codec.official import convert_official
+
+    convert_official(base, stage_1, stage_2, output, copy_backbone=copy_backbone)
+    typer.echo(f"codec written to {output}")
+
+
 @evaluate.command()
 def reconstruction(
     data: Annotated[

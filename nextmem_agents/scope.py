@@ -15,6 +15,7 @@ import torch
 from nextmem_agents.asynchronous import async_iterator_twin, async_twin
 from nextmem_agents.codec.exact import DecompressedText, compress, decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import CannotAnswer, DamagedRecord, EmptyText, InvalidArgument, PayloadError
 from nextmem_agents.items import Item, as_items
 from nextmem_agents.quantization import Payload, encode_binding
@@ -305,7 +306,8 @@ class Scope:
             model: any chat model as a function from prompt to reply. Without one the reply is the recalled sentence
                 that fits best, word for word.
             k: memories to recall.
-            mode: ``"decompress"`` gives memories as text; ``"inject"`` as latents, into the codec's own backbone;
+            mode: ``"decompress"`` gives memories as text; ``"inject"`` as latents, into the codec's own backbone
+                (the paper's layout has one memory; of several the latents follow one another, best first);
                 ``"auto"`` injects only where the codec can answer and no other model is given.
             max_tokens: budget of the memories' text in the prompt.
             where: only memories that match.
@@ -316,18 +318,28 @@ class Scope:
         """
         if mode not in ("auto", "decompress", "inject"):
             raise InvalidArgument(f"mode must be 'auto', 'decompress' or 'inject', not {mode!r}")
-        if mode == "inject":
+        if mode == "inject" and model is not None:
             raise CannotAnswer(
-                f"codec {self.codec.config.name!r} was not trained to answer from latents; "
-                "use mode='decompress' with a chat model"
+                "latents can be injected into the codec's own backbone only; "
+                "leave model out, or give its prompt text with mode='decompress'"
             )
+        inject = mode == "inject" or (mode == "auto" and model is None and self.codec.can_answer)
         hits = self.recall(question, k, where=where)
+        if inject:
+            return self._inject(question, hits)
         if model is None:
             text = best_sentence(question, hits)
             return Answer(text, hits, "decompress", "extract", self.count_tokens(text))
         memories = hits.as_prompt(max_tokens)
         reply = model(f"{memories}\n\nQuestion: {question}\nAnswer:")
         return Answer(reply, hits, "decompress", "model", self.count_tokens(memories))
+
+    def _inject(self, question: str, hits: Hits) -> Answer:
+        """Answer with all latents of the hits, best first, in the codec's own prompt layout."""
+        rows = [hit.batch.latents(hit.index, self.codec) for hit in hits]
+        together = torch.cat(rows) if rows else torch.zeros(0, self.codec.dim)
+        latents = Latents(together[None], torch.tensor([len(together)]), self.codec.fingerprint)
+        return Answer(self.codec.answer(latents, [question])[0], hits, "inject", "codec", len(together))
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text by tiktoken's o200k_base where its file is here, else by the codec's tokenizer."""

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nextmem_agents import LatentCodec, NextMem, cli
+from tests.codec import tiny
 from tests.conftest import CODEC
 
 CONVERSATION = [
@@ -130,6 +131,13 @@ def test_rebuild_counts_the_vectors(tmp_path: Path, codec: LatentCodec) -> None:
     with NextMem.open(tmp_path, codec=codec) as memory:
         memory.scope("a").remember(["one", "two"])
     assert "2 vectors indexed" in run("rebuild", "--store", tmp_path, "--codec", CODEC)
+
+
+def test_convert_writes_released_folders_in_our_format(tmp_path: Path) -> None:
+    base, stage_1, stage_2 = tiny.write_official(tmp_path / "released")
+    run("convert", "--base", base, "--stage-1", stage_1, "--stage-2", stage_2, "--output", tmp_path / "codec")
+    assert LatentCodec.load(tmp_path / "codec").can_answer
+    assert not [*(tmp_path / "codec").rglob("*.pt"), *(tmp_path / "codec").rglob("*.bin")]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,32 @@ def test_a_kept_text_is_the_last_resort(codec: LatentCodec, monkeypatch: pytest.
         "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
     )
     assert decompress(codec, [[payload]])[0].exact
+
+
+def test_what_one_profile_wrote_another_reads(codec: LatentCodec, tmp_path: Path) -> None:
+    texts = mixed_texts(60)
+    other = codec.in_profile("bfloat16/cpu")
+    assert (codec.profile, other.profile) == ("float32/cpu", "bfloat16/cpu")
+    for writer, reader in ((codec, other), (other, codec)):
+        folder = tmp_path / writer.profile.partition("/")[0]
+        with NextMem.open(folder, codec=writer) as memory:
+            ids = memory.scope("a").remember(texts)
+        with NextMem.open(folder, codec=reader) as memory:
+            kept = memory.scope("a").get(ids)
+            assert [m.text for m in kept] == texts
+            assert all(m.exact for m in kept)
+
+
+def test_threads_give_the_same_as_one_after_the_other(codec: LatentCodec, memory: NextMem) -> None:
+    texts = mixed_texts(70)[30:]
+    scopes = [memory.scope(f"user {i}") for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda scope: scope.remember(texts), scopes))
+        read = list(pool.map(lambda scope, names: [m.text for m in scope.get(names)], scopes, ids))
+    assert read == [texts] * 4
+    payloads = [[c.payload.latents for chunks in compress(codec, texts) for c in chunks]]
+    with ThreadPoolExecutor(2) as pool:
+        again = list(
+            pool.map(lambda _: [c.payload.latents for x in compress(codec, texts) for c in x], range(2))
+        )
+    assert again == payloads * 2

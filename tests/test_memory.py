@@ -127,10 +127,10 @@ def test_a_damaged_record_is_one_clear_error_and_the_others_stay_readable(
     with NextMem.open(tmp_path, codec=codec) as memory:
         good, bad = memory.scope("a").remember(["The good apple.", "The bad apple."])
     with sqlite3.connect(tmp_path / "records.sqlite3") as sql:
-        rows = sql.execute("select rowid, payload from chunks order by rowid").fetchall()
-        rowid, payload = rows[1]
+        rows = sql.execute("select version, payload from payloads order by version").fetchall()
+        version, payload = rows[1]
         damaged = payload[:40] + bytes([payload[40] ^ 1]) + payload[41:]
-        sql.execute("update chunks set payload = ? where rowid = ?", (damaged, rowid))
+        sql.execute("update payloads set payload = ? where version = ?", (damaged, version))
     sql.close()
     with NextMem.open(tmp_path, codec=codec) as memory:
         scope = memory.scope("a")
@@ -147,8 +147,8 @@ def test_a_payload_pasted_into_another_scope_is_refused(codec: LatentCodec, tmp_
         memory.scope("alice").remember("Alice's secret.", id="n")
         memory.scope("mallory").remember("Nothing here..", id="n")
     with sqlite3.connect(tmp_path / "records.sqlite3") as sql:
-        rows = sql.execute("select rowid, payload from chunks order by rowid").fetchall()
-        sql.execute("update chunks set payload = ? where rowid = ?", (rows[0][1], rows[1][0]))
+        rows = sql.execute("select version, payload from payloads order by version").fetchall()
+        sql.execute("update payloads set payload = ? where version = ?", (rows[0][1], rows[1][0]))
     sql.close()
     with NextMem.open(tmp_path, codec=codec) as memory, pytest.raises(DamagedRecord, match="another scope"):
         _ = memory.scope("mallory").get("n").text

@@ -19,6 +19,7 @@ from nextmem_agents import (
     Scope,
     StoreClosed,
 )
+from tests.codec import tiny
 
 
 @pytest.fixture
@@ -226,6 +227,22 @@ def test_answer_gives_a_model_the_quoted_memories_and_the_question(alice: Scope)
     assert answer.reader == "model"
     assert "> She moved to Lisbon." in prompts[0]
     assert prompts[0].endswith("Question: Where does she live?\nAnswer:")
+
+
+def test_a_codec_that_can_answer_is_injected_with_the_latents(tmp_path: Path) -> None:
+    codec = LatentCodec.load_official(*tiny.write_official(tmp_path))
+    with NextMem.open(":memory:", codec=codec) as memory:
+        scope = memory.scope("alice")
+        # Decomposed letters do not survive Qwen's normaliser: this memory is kept literally.
+        scope.remember(["She moved to Lisbon.", "Cafe\u0301 Lisbon"])
+        answer = scope.answer("Where is Lisbon?", k=2)
+        assert (answer.mode, answer.reader) == ("inject", "codec")
+        assert answer.context_tokens == 30  # 15 latents for each memory, whatever its length
+        assert scope.answer("Where is Lisbon?", k=2, mode="inject").text == answer.text
+        assert scope.answer("Where is Lisbon?", mode="decompress").reader == "extract"
+        assert scope.answer("Where is Lisbon?", model=lambda prompt: "there").mode == "decompress"
+        with pytest.raises(CannotAnswer, match="own backbone"):
+            scope.answer("Where?", mode="inject", model=lambda prompt: "there")
 
 
 def test_a_codec_that_cannot_answer_says_so(alice: Scope) -> None:

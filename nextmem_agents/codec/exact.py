@@ -5,17 +5,21 @@ Nothing here can lose a text: what the decoder cannot be made to give back, the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nextmem_agents.codec.batches import in_batches
 from nextmem_agents.codec.decoder import greedy_batch, teacher_forced_batch
-from nextmem_agents.codec.latent_codec import LatentCodec, in_batches
+from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.repair import Repair
-from nextmem_agents.errors import CodecMismatch, EmptyText
+from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, dequantize, text_checksum
+
+_log = logging.getLogger(__name__)
 
 # Decoding is bit-stable enough for the margin alone only here; elsewhere a copy of the text is kept as well.
 STABLE_PROFILE = "float32/cpu"
@@ -86,7 +90,7 @@ def _compress_batch(
     quantized = codec.quantize(codec.encode_ids(ids))
     latents = codec.dequantize(quantized)
     vectors = codec.pool(latents).cpu()
-    _, leads = teacher_forced_batch(codec.backbone, codec.config, latents.values, latents.lengths, ids)
+    _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
     repairs = [Repair.of(row, lead) for row, lead in zip(ids, leads, strict=True)]
     # The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
     decoded = _decode(codec, latents.values, latents.lengths, [len(row) for row in ids], repairs)
@@ -145,14 +149,20 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
 
 
 def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, bool]:
+    """The chunk's bytes and whether they are proven; each step is tried only if the one before has failed."""
     if text_checksum(text) == payload.text_checksum:
         return text, True
-    # A near-tie may have fallen otherwise in this batch; alone is how a batch cannot matter.
-    alone = decode_payloads(codec, [payload])[0]
-    if text_checksum(alone) == payload.text_checksum:
-        return alone, True
     if payload.kept_text is not None:
         return payload.kept_text, True
+    # A near-tie may have fallen otherwise in this batch; alone is how a batch cannot matter.
+    for profile in (codec.profile, payload.profile):
+        try:
+            again = decode_payloads(codec.in_profile(profile), [payload])[0]
+        except InvalidArgument as error:  # the recorded device is not here
+            _log.warning("a chunk could not be decoded in its own profile: %s", error)
+            break
+        if text_checksum(again) == payload.text_checksum:
+            return again, True
     return text, False
 
 
@@ -171,6 +181,6 @@ def _decode(
     forced: list[Mapping[int, int]] = [dict(repair.tokens) for repair in repairs]
     with torch.inference_mode():
         ids = greedy_batch(
-            codec.backbone, codec.config, values, lengths, steps=steps, repairs=forced, stop_at_end=False
+            codec.decoder, codec.config, values, lengths, steps=steps, repairs=forced, stop_at_end=False
         )
     return [codec.tokenizer.to_bytes(row) for row in ids]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextmem_agents.codec import checkpoint
-from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.batches import in_batches
 from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.chunking import chunk_text
 from nextmem_agents.codec.config import CodecConfig
@@ -30,29 +31,6 @@ from nextmem_agents.errors import (
     TextTooLong,
 )
 from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
-
-T = TypeVar("T")
-BATCH = 32
-
-
-def by_length(lengths: Sequence[int], size: int = BATCH) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, so that little is padded.
-
-    Examples:
-        >>> list(by_length([5, 1, 4], size=2))
-        [[1, 2], [0]]
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
-
-
-def in_batches(lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]]) -> list[T]:
-    """``work`` on batches of like length, its results in the original order."""
-    results: dict[int, T] = {}
-    for rows in by_length(lengths):
-        results.update(zip(rows, work(rows), strict=True))
-    return [results[i] for i in range(len(lengths))]
 
 
 class LatentCodec:
@@ -85,6 +63,8 @@ class LatentCodec:
         self.encoder, self.decoder = load_roles(parts, placement or Placement())
         self.folder = folder
         self._parts = parts
+        self._elsewhere: dict[str, LatentCodec] = {}
+        self._loading = threading.Lock()
         table = config.quantization_table
         self.quantization_table = None if table is None else torch.tensor(table)
 
@@ -188,11 +168,6 @@ class LatentCodec:
         return self
 
     @property
-    def backbone(self) -> Backbone:
-        """The backbone as decoder."""
-        return self.decoder
-
-    @property
     def max_tokens(self) -> int:
         """The most tokens a chunk may have."""
         return self.config.max_tokens
@@ -207,6 +182,30 @@ class LatentCodec:
         """What decoding depends on besides the codec: nf4 or the weights' dtype, and the device class."""
         weights = "nf4" if self.decoder.in_4bit else str(self.decoder.dtype).removeprefix("torch.")
         return f"{weights}/{self.decoder.device.type}"
+
+    def in_profile(self, profile: str) -> LatentCodec:
+        """The same codec with the weights' type and on the kind of device that ``profile`` names.
+
+        Loaded when first asked for, and kept: near-ties fall the same way only where they fell when a payload was
+        written.
+
+        Raises:
+            InvalidArgument: this machine has no such device.
+            CheckpointError: the weights are no longer where they were.
+        """
+        if profile == self.profile:
+            return self
+        weights, _, device = profile.partition("/")
+        with self._loading:
+            if profile not in self._elsewhere:
+                if not _has_device(device):
+                    raise InvalidArgument(
+                        f"decode profile {profile} needs a {device} device, and there is none here"
+                    )
+                in_4bit = weights == "nf4"
+                placement = Placement(device, "bfloat16" if in_4bit else weights, load_in_4bit=in_4bit)
+                self._elsewhere[profile] = LatentCodec(self.config, self._parts, placement, self.folder)
+            return self._elsewhere[profile]
 
     @property
     def codec_id(self) -> bytes:
@@ -338,6 +337,11 @@ class LatentCodec:
         ids = in_batches([sum(map(len, prompt)) for prompt in prompts], work)
         return [layout.clean(self._text(row)) for row in ids]
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether :meth:`answer` works: the codec has a prompt layout for it."""
+        return self.config.answer_layout is not None
+
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D]: the vector that is searched (paper, task 3)."""
         self.check(latents)
@@ -381,6 +385,12 @@ class LatentCodec:
                 f"these latents were made by codec {latents.fingerprint[:12]}, not by {self.config.name!r} "
                 f"({self.fingerprint[:12]}); use the codec that made them"
             )
+
+
+def _has_device(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device != "mps" or torch.backends.mps.is_available()
 
 
 def _check_steps(max_new_tokens: int) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nextmem_agents.codec.batches import in_batches
 from nextmem_agents.codec.exact import compress, decode_payloads
-from nextmem_agents.codec.latent_codec import LatentCodec, in_batches
+from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DataError
 from nextmem_agents.evaluation.locomo import load_locomo
 from nextmem_agents.evaluation.metrics import token_f1

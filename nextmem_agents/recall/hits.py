@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import overload
 
+import torch
+from torch import Tensor
+
 from nextmem_agents.codec.exact import DecompressedText
+from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DamagedRecord
 from nextmem_agents.quantization import Payload
 from nextmem_agents.recall.ranking import Score
@@ -41,6 +45,20 @@ class DecodeBatch:
         if isinstance(payloads, DamagedRecord):
             raise payloads
         return payloads
+
+    def latents(self, index: int, codec: LatentCodec) -> Tensor:
+        """The latents of memory ``index``, float32 [L, D]; raises its DamagedRecord.
+
+        A chunk that is kept literally is encoded now: it has no latents that were worth keeping.
+        """
+        rows = []
+        for payload in self.payloads(index):
+            if payload.latents is not None:
+                latents = codec.dequantize([payload.latents])
+            else:
+                latents = codec.encode([(payload.literal or b"").decode("utf-8")])
+            rows.append(latents.values[0])
+        return torch.cat(rows)
 
     def decode(self) -> Sequence[DecompressedText | DamagedRecord]:
         """All texts, each memory's own error in the place of its text."""
