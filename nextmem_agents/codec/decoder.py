@@ -15,7 +15,7 @@ from nextmem_agents.codec.encoder import pad_ids
 _SHRINK = 0.75
 
 
-def _prefix(
+def prefix(
     backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings, mask and positions of [latents, SoD]; the SoD's position comes last."""
@@ -60,7 +60,7 @@ def greedy_batch(
     Returns:
         Token ids of each row.
     """
-    embeddings, mask, positions = _prefix(backbone, config, values, lengths)
+    embeddings, mask, positions = prefix(backbone, config, values, lengths)
     cache = backbone.new_cache()
     last = backbone.hidden(embeddings, mask, positions, cache)[:, -1]
     ends = config.ends if stop_at_end else frozenset()
@@ -134,7 +134,7 @@ def teacher_forced_batch(
         Per row, the argmax token ids, and the true token's lead: its logit minus the best other one
         (negative where the argmax is wrong).
     """
-    embeddings, mask, positions = _prefix(backbone, config, values, lengths)
+    embeddings, mask, positions = prefix(backbone, config, values, lengths)
     ids, ids_mask = pad_ids(rows, config.end_of_text, backbone.device)
     after = positions[:, -1:] + 1 + torch.arange(ids.shape[1] - 1, device=backbone.device)[None]
     hidden = backbone.hidden(
