@@ -60,6 +60,7 @@ from itertools import pairwise
 from typing import Final
 
 from nextmem_agents.errors import InvalidArgument, PayloadError
+from nextmem_agents.quantization.binary import Reader, varint
 from nextmem_agents.quantization.latents import (
     QuantizedLatents,
     Scheme,
@@ -93,7 +94,6 @@ _CODEC_ID_BYTES = 4
 _CHECKSUM_BYTES = 8
 _TAG_BYTES = 8
 _HEADER_BYTES = 17
-_VARINT_BYTES = 5
 
 _BODY = 0b0000_0011
 _REPAIR = 0b0000_0100
@@ -224,14 +224,14 @@ class Payload:
         out = bytearray(MAGIC)
         out += bytes((VERSION, flags, PROFILES[self.profile]))
         out += self.codec_id + self.text_checksum
-        out += _varint(self.n_tokens) + _varint(self.n_bytes)
+        out += varint(self.n_tokens) + varint(self.n_bytes)
         if self.repair:
-            out += _varint(len(self.repair)) + _varint(self.n_wrong)
+            out += varint(len(self.repair)) + varint(self.n_wrong)
             for (before, _), (position, token) in pairwise(((-1, 0), *self.repair)):
-                out += _varint(position - before - 1) + _varint(token)
+                out += varint(position - before - 1) + varint(token)
         if self.latents is not None:
             n_latents, dim = self.latents.shape
-            out += _varint(n_latents) + _varint(dim) + self.latents.scales + self.latents.codes
+            out += varint(n_latents) + varint(dim) + self.latents.scales + self.latents.codes
         out += text_section
         if len(out) + _TAG_BYTES > MAX_PAYLOAD_BYTES:
             raise InvalidArgument(
@@ -263,39 +263,9 @@ class Payload:
                 "the payload is damaged or belongs to another scope or memory: its tag does not match"
             )
         try:
-            return _parse(_Reader(data, end), max_token_id)
+            return _parse(Reader(data, end), max_token_id)
         except InvalidArgument as error:
             raise PayloadError(f"the payload contradicts itself: {error}") from error
-
-
-class _Reader:
-    """A cursor over bytes that never reads past its end."""
-
-    def __init__(self, data: bytes, end: int) -> None:
-        self._data, self._at, self._end = data, 0, end
-
-    @property
-    def left(self) -> int:
-        return self._end - self._at
-
-    def take(self, count: int, what: str) -> bytes:
-        if count > self.left:
-            raise PayloadError(f"the payload is cut short: {what} takes {count} bytes, {self.left} are left")
-        self._at += count
-        return self._data[self._at - count : self._at]
-
-    def number(self, what: str, low: int, high: int) -> int:
-        value = 0
-        for i in range(_VARINT_BYTES):
-            byte = self.take(1, what)[0]
-            value |= (byte & 0x7F) << 7 * i
-            if byte < 0x80:
-                if byte == 0 and i:
-                    raise PayloadError(f"{what} is not in its shortest form")
-                if not low <= value <= high:
-                    raise PayloadError(f"{what} is {value}; it must be from {low} to {high}")
-                return value
-        raise PayloadError(f"{what} is longer than {_VARINT_BYTES} bytes")
 
 
 def _checked_envelope(data: bytes) -> bytes:
@@ -319,7 +289,7 @@ def _checked_envelope(data: bytes) -> bytes:
     return data
 
 
-def _parse(reader: _Reader, max_token_id: int) -> Payload:
+def _parse(reader: Reader, max_token_id: int) -> Payload:
     """Read what the tag has vouched for; a wrong or hostile writer is still possible."""
     reader.take(len(MAGIC) + 1, "the magic and version")
     flags, profile_code = reader.take(2, "the flags and profile")
@@ -356,9 +326,7 @@ def _parse(reader: _Reader, max_token_id: int) -> Payload:
     )
 
 
-def _read_repair(
-    reader: _Reader, n_tokens: int, max_token_id: int
-) -> tuple[tuple[tuple[int, int], ...], int]:
+def _read_repair(reader: Reader, n_tokens: int, max_token_id: int) -> tuple[tuple[tuple[int, int], ...], int]:
     count = reader.number("the number of repairs", 1, max(n_tokens, 1))
     n_wrong = reader.number("the number of wrong tokens", 0, count)
     if 2 * count > reader.left:
@@ -372,7 +340,7 @@ def _read_repair(
     return tuple(repair), n_wrong
 
 
-def _read_latents(reader: _Reader, scheme: Scheme) -> QuantizedLatents:
+def _read_latents(reader: Reader, scheme: Scheme) -> QuantizedLatents:
     shape = (
         reader.number("the number of latents", 1, MAX_LATENTS),
         reader.number("the latents' width", 1, MAX_DIM),
@@ -382,7 +350,7 @@ def _read_latents(reader: _Reader, scheme: Scheme) -> QuantizedLatents:
     return QuantizedLatents(scheme, codes, scales, shape)
 
 
-def _read_text(reader: _Reader, n_bytes: int, deflated: bool) -> bytes:
+def _read_text(reader: Reader, n_bytes: int, deflated: bool) -> bytes:
     if not deflated:
         return reader.take(n_bytes, "the text")
     stream = reader.take(
@@ -404,17 +372,8 @@ def _text_section(text: bytes | None) -> tuple[bytes, bool]:
         return b"", False
     deflater = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
     stream = deflater.compress(text) + deflater.flush()
-    section = _varint(len(stream)) + stream
+    section = varint(len(stream)) + stream
     return (section, True) if len(section) < len(text) else (text, False)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _tag(binding: bytes, data: bytes | bytearray) -> bytes:
