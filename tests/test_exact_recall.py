@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 import unicodedata
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nextmem_agents import LatentCodec, NextMem
-from nextmem_agents.codec.exact import compress
+from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
+from nextmem_agents.quantization import Payload
 from nextmem_agents.training.synthetic import synthetic_texts
 
 CODE = '''def greet(name: str) -> str:
@@ -63,13 +69,35 @@ def test_500_mixed_texts_come_back_exactly_also_after_reopening(codec: LatentCod
         assert all(m.exact for m in kept)
 
 
-def test_a_batch_of_any_size_gives_the_same_text(codec: LatentCodec, memory: NextMem) -> None:
-    scope = memory.scope("a")
-    texts = mixed_texts(80)[20:]
-    ids = scope.remember(texts)
-    for size in (1, 7, 60):
-        read = [m.text for i in range(0, 60, size) for m in scope.get(ids[i : i + size])]
-        assert read == texts
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_any_batch_size_and_thread_count_gives_the_same_text(
+    written: tuple[NextMem, list[str], list[str]], size: int, threads: int
+) -> None:
+    memory, ids, texts = written
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        read = [m for i in range(0, len(ids), size) for m in memory.scope("a").get(ids[i : i + size])]
+        assert [m.text for m in read] == texts
+        assert all(m.exact for m in read)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def written(codec: LatentCodec) -> Iterator[tuple[NextMem, list[str], list[str]]]:
+    """Texts written in one batch; NEXTMEM_TEXTS=5000 makes it the long run."""
+    texts = mixed_texts(int(os.environ.get("NEXTMEM_TEXTS", "80")))
+    with NextMem.open(":memory:", codec=codec) as memory:
+        yield memory, memory.scope("a").remember(texts), texts
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=6))
+def test_any_text_at_all_comes_back(codec: LatentCodec, texts: list[str]) -> None:
+    payloads = [[Payload.from_bytes(c.payload.to_bytes(b""), b"") for c in m] for m in compress(codec, texts)]
+    assert [(t.text, t.exact) for t in decompress(codec, payloads)] == [(text, True) for text in texts]
 
 
 def test_english_is_kept_as_latents(codec: LatentCodec) -> None:
@@ -101,8 +129,6 @@ def test_what_the_decoder_cannot_give_back_is_kept_literally(
 
 
 def test_a_kept_text_is_the_last_resort(codec: LatentCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nextmem_agents.codec.exact import decompress
-
     payload = compress(codec, ["The code is 4711."], keep_text=True)[0][0].payload
     assert payload.kept_text == b"The code is 4711."
     monkeypatch.setattr(
