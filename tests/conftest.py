@@ -9,7 +9,7 @@ import pytest
 
 from nextmem_agents import LatentCodec, NextMem
 
-CODEC = "mini" if (Path(__file__).parents[1] / "nextmem_agents/checkpoints/mini").exists() else "runs/starter"
+CODEC = "mini"
 
 
 @pytest.fixture(scope="session")
