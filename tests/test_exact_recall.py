@@ -20,6 +20,9 @@ from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
 from nextmem_agents.quantization import Payload
 from nextmem_agents.training.synthetic import synthetic_texts
 
+# NEXTMEM_TEXTS=5000 pytest --timeout 6000 tests/test_exact_recall.py is the long run.
+COUNT = int(os.environ.get("NEXTMEM_TEXTS", "80"))
+
 CODE = '''def greet(name: str) -> str:
 \t"""Say hello."""
     return f"Hello, {name}!"  # {{braces}} and %s
@@ -75,7 +78,7 @@ def test_any_batch_size_and_thread_count_gives_the_same_text(
     written: tuple[NextMem, list[str], list[str]], size: int, threads: int
 ) -> None:
     memory, ids, texts = written
-    if threads > 1 and "NEXTMEM_TEXTS" not in os.environ:
+    if threads > 1 and COUNT < 1000:
         ids, texts = ids[:20], texts[:20]  # on a busy machine two threads wait for each other at every step
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -89,8 +92,8 @@ def test_any_batch_size_and_thread_count_gives_the_same_text(
 
 @pytest.fixture(scope="module")
 def written(codec: LatentCodec) -> Iterator[tuple[NextMem, list[str], list[str]]]:
-    """Texts written in one batch; NEXTMEM_TEXTS=5000 makes it the long run."""
-    texts = mixed_texts(int(os.environ.get("NEXTMEM_TEXTS", "80")))
+    """Texts written in one batch."""
+    texts = mixed_texts(COUNT)
     with NextMem.open(":memory:", codec=codec) as memory:
         yield memory, memory.scope("a").remember(texts), texts
 
@@ -140,7 +143,7 @@ def test_a_kept_text_is_the_last_resort(codec: LatentCodec, monkeypatch: pytest.
 
 
 def test_what_one_profile_wrote_another_reads(codec: LatentCodec, tmp_path: Path) -> None:
-    texts = mixed_texts(60)
+    texts = mixed_texts(COUNT)
     other = codec.in_profile("bfloat16/cpu")
     assert (codec.profile, other.profile) == ("float32/cpu", "bfloat16/cpu")
     for writer, reader in ((codec, other), (other, codec)):
