@@ -19,11 +19,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-evaluate = typer.Typer(help="Measure a codec.", no_args_is_help=True)
+evaluate = typer.Typer(help="Measure a codec, or recall with it.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 
 CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder of the store; by default $NEXTMEM_HOME.")]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")]
 
 
 @app.command()
@@ -117,22 +119,47 @@ def reconstruction(
     ],
     codec: CodecOption = "mini",
     limit: Annotated[int, typer.Option(min=1, help="Texts of each file and length.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a Markdown table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Decode texts from their 4-bit latents without repair, and print how much comes back."""
     from nextmem_agents.codec.latent_codec import LatentCodec
     from nextmem_agents.evaluation.reconstruction import LENGTHS, measure, of_length, texts_of
 
     loaded = LatentCodec.load(codec)
-    rows = []
+    rows: list[dict[str, object]] = []
     for path in data:
         for low, high in LENGTHS:
             texts = of_length(loaded, texts_of(path), low, high, limit)
             if texts:
-                rows.append(
-                    {"file": path.name, "length": f"{low}-{high}"}
-                    | dataclasses.asdict(measure(loaded, texts))
-                )
+                measured = dataclasses.asdict(measure(loaded, texts))
+                rows.append({"file": path.name, "length": f"{low}-{high}"} | measured)
+    _print_rows(rows, as_json)
+
+
+@evaluate.command()
+def retrieval(
+    conversation: Annotated[
+        Path | None, typer.Option(help="A LoCoMo file; by default the packaged one.")
+    ] = None,
+    codec: CodecOption = "mini",
+    as_json: JsonOption = False,
+) -> None:
+    """Search conversations for the evidence of their questions, beside a plain text memory (SQLite FTS5)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
+    from nextmem_agents.evaluation.retrieval import evaluate as search
+
+    conversations = load_locomo(conversation or default_conversation())
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Reading turns", total=sum(len(c.turns) for c in conversations))
+        found = search(conversations, LatentCodec.load(codec), lambda n: progress.advance(task, n))
+    _print_rows([dataclasses.asdict(row) for row in found], as_json)
+
+
+def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

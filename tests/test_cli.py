@@ -43,7 +43,7 @@ CONVERSATION = [
 def run(*arguments: object) -> str:
     done = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -125,6 +125,13 @@ def test_reconstruction_prints_a_table_or_json(tmp_path: Path) -> None:
     rows = json.loads(run("evaluate", "reconstruction", tmp_path / "t.txt", "--codec", CODEC, "--json"))
     assert {row["length"] for row in rows} >= {"1-15", "16-128"}
     assert all(0 <= row["f1"] <= 1 and row["literal"] == 0 for row in rows)
+
+
+def test_retrieval_sets_a_plain_text_memory_beside_ours(conversation: Path) -> None:
+    rows = json.loads(run("evaluate", "retrieval", "--conversation", conversation, "--json"))
+    assert [row["ranking"] for row in rows] == ["fts5", "lexical", "latent", "hybrid"]
+    assert all(row["questions"] == 1 for row in rows)
+    assert rows[0]["recall_5"] == rows[3]["recall_5"] == 1.0
 
 
 def test_rebuild_counts_the_vectors(tmp_path: Path, codec: LatentCodec) -> None:
