@@ -19,7 +19,7 @@ from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import CannotAnswer, DamagedRecord, EmptyText, InvalidArgument, PayloadError
 from nextmem_agents.items import Item, as_items
 from nextmem_agents.quantization import Payload, encode_binding
-from nextmem_agents.recall.budget import tiktoken_counter
+from nextmem_agents.recall.budget import TokenCounter, token_counter
 from nextmem_agents.recall.extract import best_sentence
 from nextmem_agents.recall.hits import DecodeBatch, Hit, Hits, Memory
 from nextmem_agents.recall.lexical import bm25, terms
@@ -187,7 +187,7 @@ class Scope:
         found = [(records[version], score) for version, score in scores.items() if version in records]
         batch = self._batch([record for record, _ in found])
         return Hits(
-            [Hit(record, batch, i, score) for i, (record, score) in enumerate(found)], self.count_tokens
+            [Hit(record, batch, i, score) for i, (record, score) in enumerate(found)], self.token_counter
         )
 
     def _recall_decoded(
@@ -329,10 +329,10 @@ class Scope:
             return self._inject(question, hits)
         if model is None:
             text = best_sentence(question, hits)
-            return Answer(text, hits, "decompress", "extract", self.count_tokens(text))
+            return Answer(text, hits, "decompress", "extract", self.token_counter()(text))
         memories = hits.as_prompt(max_tokens)
         reply = model(f"{memories}\n\nQuestion: {question}\nAnswer:")
-        return Answer(reply, hits, "decompress", "model", self.count_tokens(memories))
+        return Answer(reply, hits, "decompress", "model", self.token_counter()(memories))
 
     def _inject(self, question: str, hits: Hits) -> Answer:
         """Answer with all latents of the hits, best first, in the codec's own prompt layout."""
@@ -341,9 +341,12 @@ class Scope:
         latents = Latents(together[None], torch.tensor([len(together)]), self.codec.fingerprint)
         return Answer(self.codec.answer(latents, [question])[0], hits, "inject", "codec", len(together))
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text by tiktoken's o200k_base where its file is here, else by the codec's tokenizer."""
-        return (tiktoken_counter() or self.codec.count_tokens)(text)
+    def token_counter(self, model: str | None = None) -> TokenCounter:
+        """What counts tokens for a model by name: tiktoken where it knows the model and has its file here, else the
+        codec's tokenizer. ``source`` says which.
+        """
+        own = TokenCounter(f"codec:{self.codec.config.name}", self.codec.count_tokens)
+        return token_counter(model, own)
 
     aremember = async_twin(remember)
     arecall = async_twin(_recall_decoded)

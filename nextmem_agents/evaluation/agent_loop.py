@@ -64,6 +64,7 @@ class Asked:
 
 def ask(scope: Scope, conversation: Conversation, agent: Ask, k: int) -> Iterator[Asked]:
     """Put every question of a conversation to an agent that recalls from ``scope``."""
+    count = scope.token_counter()
     for question in conversation.questions:
         started = time.perf_counter()
         hits = scope.recall(question.text, k)
@@ -78,7 +79,7 @@ def ask(scope: Scope, conversation: Conversation, agent: Ask, k: int) -> Iterato
             reply=reply,
             evidence_recall=evidence_recall(ids, question.evidence) if question.evidence else None,
             f1=locomo_answer_f1(reply, question),
-            text_tokens=sum(map(scope.count_tokens, texts)),
+            text_tokens=sum(map(count, texts)),
             latent_tokens=sum(hit.n_latents for hit in hits),
             recall_seconds=recalled - started,
             answer_seconds=answered - recalled,

@@ -15,6 +15,7 @@ from nextmem_agents.codec.exact import DecompressedText
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DamagedRecord
 from nextmem_agents.quantization import Payload
+from nextmem_agents.recall.budget import TokenCounter
 from nextmem_agents.recall.ranking import Score
 from nextmem_agents.recall.rendering import render
 from nextmem_agents.store.records import Record, Scalar
@@ -181,9 +182,9 @@ class Hit(Memory):
 class Hits(Sequence[Hit]):
     """The result of one recall, best first."""
 
-    def __init__(self, hits: Sequence[Hit], count_tokens: Callable[[str], int]):
+    def __init__(self, hits: Sequence[Hit], token_counter: Callable[[str | None], TokenCounter]):
         self._hits = tuple(hits)
-        self._count_tokens = count_tokens
+        self._token_counter = token_counter
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -191,7 +192,7 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, index: slice) -> Hits: ...
     def __getitem__(self, index: int | slice) -> Hit | Hits:
         if isinstance(index, slice):
-            return Hits(self._hits[index], self._count_tokens)
+            return Hits(self._hits[index], self._token_counter)
         return self._hits[index]
 
     def __len__(self) -> int:
@@ -205,17 +206,17 @@ class Hits(Sequence[Hit]):
         for batch in {id(hit.batch): hit.batch for hit in self._hits}.values():
             batch.decode()
 
-    def as_prompt(self, max_tokens: int | None = None) -> str:
+    def as_prompt(self, max_tokens: int | None = None, *, model: str | None = None) -> str:
         """The hits as quoted text with provenance, at most ``max_tokens`` long, for a *user* message.
 
         Whole memories before cut ones, in the order of their scores; the empty string if there is no hit or not
-        even a part of the first fits. Tokens are counted with tiktoken (o200k_base) where its file is on this
-        machine, else with the codec's tokenizer.
+        even a part of the first fits. Tokens are counted with tiktoken's encoding for ``model`` (a name such as
+        ``"gpt-4o"``; o200k_base without one) where its file is on this machine, else with the codec's tokenizer.
 
         Raises:
             DamagedRecord: a hit's stored bytes no longer check out.
         """
-        return render(self._hits, self._count_tokens, max_tokens)
+        return render(self._hits, self._token_counter(model), max_tokens)
 
     def __repr__(self) -> str:
         return f"Hits({list(self._hits)!r})"

@@ -67,7 +67,7 @@ def test_k_and_max_tokens_bound_what_is_recalled(alice: Scope) -> None:
     question = {"input": "Which train goes to Lisbon?"}
     assert NextMemMemory(memory=alice, k=3).load_memory_variables(question)["history"].count("\n> ") == 3
     short = NextMemMemory(memory=alice, k=8, max_tokens=60).load_memory_variables(question)["history"]
-    assert 0 < alice.count_tokens(short) <= 60
+    assert 0 < alice.token_counter()(short) <= 60
 
 
 def test_the_recalled_variable_and_other_keys_are_never_remembered(alice: Scope) -> None:
