@@ -50,9 +50,10 @@ class NextMem:
         ('She moved to Lisbon in May.', True, 0)
     """
 
-    def __init__(self, store: Store, codec: LatentCodec):
+    def __init__(self, store: Store, codec: LatentCodec, keep_text: bool | None = None):
         self._store = store
         self.codec = codec
+        self._keep_text = keep_text
 
     @classmethod
     def open(
@@ -61,6 +62,7 @@ class NextMem:
         *,
         codec: str | Path | LatentCodec = DEFAULT_CODEC,
         read_only: bool = False,
+        keep_text: bool | None = None,
     ) -> NextMem:
         """Open a memory, or make it.
 
@@ -69,6 +71,8 @@ class NextMem:
                 the platform's user data folder. Opening a folder twice in a process gives the same store.
             codec: a shipped codec's name, a checkpoint folder, or a loaded codec.
             read_only: read beside another process that writes.
+            keep_text: keep a compressed copy of each text beside its latents, as the last resort of exact recall; by
+                default only where decoding is not bit-stable (anything but float32 on a CPU).
 
         Raises:
             CheckpointError: the codec is missing, incomplete or altered.
@@ -90,7 +94,7 @@ class NextMem:
             codec_name=chosen.config.name,
             read_only=read_only,
         )
-        return cls(store, chosen)
+        return cls(store, chosen, keep_text)
 
     def scope(self, name: str = DEFAULT_SCOPE) -> Scope:
         """The memories of one user or tenant.
@@ -98,7 +102,7 @@ class NextMem:
         Raises:
             InvalidArgument: ``name`` is no string, empty, or in a form that could look like another.
         """
-        return Scope(check_scope(name), self._store, self.codec)
+        return Scope(check_scope(name), self._store, self.codec, self._keep_text)
 
     def scopes(self) -> list[str]:
         """The scopes that hold a memory, sorted."""

@@ -62,10 +62,11 @@ class Scope:
     Reads and writes of one scope never see another's. Every method has an async twin with an ``a`` before its name.
     """
 
-    def __init__(self, name: str, store: Store, codec: LatentCodec):
+    def __init__(self, name: str, store: Store, codec: LatentCodec, keep_text: bool | None = None):
         self.name = name
         self._store = store
         self.codec = codec
+        self._keep_text = keep_text
 
     def __repr__(self) -> str:
         return f"Scope({self.name!r})"
@@ -139,7 +140,9 @@ class Scope:
 
     def _write(self, items: Sequence[Item]) -> builtins.list[str]:
         records = []
-        for item, chunks in zip(items, compress(self.codec, [item.text for item in items]), strict=True):
+        for item, chunks in zip(
+            items, compress(self.codec, [item.text for item in items], self._keep_text), strict=True
+        ):
             id_ = item.id if item.id is not None else uuid.uuid4().hex
             # A speaker's name is a word that people ask with.
             words = f"{item.role}: {item.text}" if item.role else item.text

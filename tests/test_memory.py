@@ -154,6 +154,19 @@ def test_a_payload_pasted_into_another_scope_is_refused(codec: LatentCodec, tmp_
         _ = memory.scope("mallory").get("n").text
 
 
+def test_a_copy_of_the_text_can_be_kept_or_left_out(codec: LatentCodec, tmp_path: Path) -> None:
+    text = "The harbour froze in the winter of 1911, and nobody sailed until March."
+    sizes = []
+    for keep in (None, True, False):
+        with NextMem.open(tmp_path / str(keep), codec=codec, keep_text=keep) as memory:
+            memory.scope("a").remember(text, id="n")
+        sql = sqlite3.connect(tmp_path / str(keep) / "records.sqlite3")
+        sizes.append(sql.execute("select length(payload) from payloads").fetchone()[0])
+        sql.close()
+    default, kept, left_out = sizes
+    assert default == left_out < kept
+
+
 def test_sizes_tell_the_parts_apart(codec: LatentCodec, tmp_path: Path) -> None:
     with NextMem.open(tmp_path, codec=codec) as memory:
         memory.scope("a").remember([f"memory number {i}" for i in range(50)])
