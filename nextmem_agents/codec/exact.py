@@ -166,12 +166,12 @@ def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, 
     return text, False
 
 
-def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload], *, repaired: bool = True) -> list[bytes]:
-    """The decoder's greedy output for latent payloads, in one batch; unaided if ``repaired`` is off."""
+def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
+    """The decoder's greedy output for latent payloads, in one batch, with their repairs put in."""
     rows: list[QuantizedLatents] = [payload.latents for payload in payloads if payload.latents is not None]
     values, lengths = dequantize(rows, codec.quantization_table)
     steps = [payload.n_tokens for payload in payloads]
-    repairs = [Repair(payload.repair if repaired else (), payload.n_wrong) for payload in payloads]
+    repairs = [Repair(payload.repair, payload.n_wrong) for payload in payloads]
     return _decode(codec, values, lengths, steps, repairs)
 
 
