@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint torture install clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ lint: install
 
 test: install lint
 	$(BIN)/pytest -n auto
+
+# 200 times kill -9, 100 in each layout; half an hour. Writes benchmarks/torture.md.
+torture: install
+	$(BIN)/python benchmarks/torture.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

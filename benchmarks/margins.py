@@ -19,7 +19,7 @@ from torch import Tensor
 from nextmem_agents import LatentCodec
 from nextmem_agents.codec.decoder import prefix, teacher_forced_batch
 from nextmem_agents.codec.repair import MARGIN
-from nextmem_agents.evaluation.reconstruction import of_length, texts_of
+from nextmem_agents.evaluation.texts import of_length, texts_of
 
 
 @torch.inference_mode()

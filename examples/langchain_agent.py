@@ -1,9 +1,11 @@
 """A LangChain agent that remembers between conversations, offline.
 
-    python examples/langchain_agent.py [codec]
+    python examples/langchain_agent.py [codec] [model]
 
-Three conversations, each with a fresh agent: what carries over is in the memory alone. The model quotes what
-it was given (``QuotingChatModel``); put any chat model in its place. The codec is "mini" or a folder.
+Three conversations, each with a fresh agent: what carries over is in the memory alone. ``codec`` is "mini" or a
+checkpoint folder. ``model`` is "quote" (the default: ``QuotingChatModel``, which quotes what it was given), "codec"
+(the codec's own backbone, ``ChatNextMem``, which is given latents: for a codec on Qwen3-8B), or any hosted model that
+LangChain knows by name, such as "anthropic:claude-sonnet-4-5".
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import sys
 from tempfile import TemporaryDirectory
 
 from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
 
-from langchain_nextmem import NextMemMemory, QuotingChatModel
+from langchain_nextmem import ChatNextMem, NextMemMemory, QuotingChatModel
 from nextmem_agents import NextMem
 
 CONVERSATIONS = {
@@ -23,13 +26,20 @@ CONVERSATIONS = {
 }
 
 
-def main(codec: str = "mini") -> None:
+def chat_model(name: str, store: NextMem) -> BaseChatModel | str:
+    """The model by its name on the command line."""
+    if name == "quote":
+        return QuotingChatModel()
+    return ChatNextMem(codec=store.codec, max_tokens=64) if name == "codec" else name
+
+
+def main(codec: str = "mini", model: str = "quote") -> None:
     """Hold the conversations and print them."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec) as store:
         for session, lines in CONVERSATIONS.items():
             # NextMemMemory() alone opens the default store; here it is a folder that goes away again.
             memory = NextMemMemory(memory=store, user_id="ann", session_id=session)
-            agent = create_agent(QuotingChatModel(), middleware=[memory.as_middleware()])
+            agent = create_agent(chat_model(model, store), middleware=[memory.as_middleware()])
             print(f"\n{session}")
             for line in lines:
                 reply = agent.invoke({"messages": [{"role": "user", "content": line}]})["messages"][-1]
@@ -41,4 +51,4 @@ def main(codec: str = "mini") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:3])

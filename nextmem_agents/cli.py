@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nextmem_agents.errors import NextMemError
+from nextmem_agents.errors import InvalidArgument, NextMemError
+from nextmem_agents.evaluation.commands import reconstruction
+from nextmem_agents.evaluation.table import rendered
+from nextmem_agents.training.commands import train
 
 app = typer.Typer(
     name="nextmem",
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 evaluate = typer.Typer(help="Measure a codec, or recall with it.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
+evaluate.command()(reconstruction)
+app.add_typer(train, name="train")
 
 CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")]
 StoreOption = Annotated[Path | None, typer.Option(help="Folder of the store; by default $NEXTMEM_HOME.")]
@@ -69,30 +73,41 @@ def rebuild(store: StoreOption = None, codec: CodecOption = "mini") -> None:
 
 
 @app.command()
-def train(
-    data: Annotated[Path, typer.Option(help="Folder of training texts (.jsonl, .jsonl.xz, .txt).")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; what it holds is resumed.")],
-    config: Annotated[Path | None, typer.Option(help="Settings as JSON; by default those of `mini`.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Override the number of steps.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
-    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
+def prepare(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Plain text (.txt, .md), chat logs, .json or .jsonl, also with .xz."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the training files, NAME.jsonl.xz.")] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file to keep out of training: texts that share 13 words in a row. Repeatable."),
+    ] = None,
+    similarity: Annotated[
+        float, typer.Option(help="Shared word 5-grams from which two texts are near duplicates (Jaccard).")
+    ] = 0.8,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Print where public training text is to be had, with licences.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train a small codec from scratch, or go on with a run that was interrupted.
+    """Turn texts and chat logs into training files, without repeats and without evaluation text."""
+    from rich.console import Console
+    from rich.progress import Progress
 
-    On a CPU two processes of one thread each are fastest:
-    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 -m nextmem_agents.cli train …
-    """
-    from nextmem_agents.training.config import MINI, ScratchConfig
-    from nextmem_agents.training.export import export_run
-    from nextmem_agents.training.scratch import is_first_process, train_from_scratch
+    from nextmem_agents.training.preparation import prepare as prepare_files
+    from nextmem_agents.training.preparation import public_sources
 
-    settings = ScratchConfig.load(config or MINI)
-    if steps is not None:
-        settings = dataclasses.replace(settings, steps=steps)
-    train_from_scratch(settings, data, output, compile_model=compile_model)
-    if export is not None and is_first_process():
-        export_run(output, export)
-        typer.echo(f"codec written to {export}")
+    if sources:
+        typer.echo(rendered(public_sources(), as_json))
+        return
+    if not files or output is None:
+        raise InvalidArgument("give files to prepare and --output FOLDER, or --sources alone")
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Preparing", total=len(files))
+        found = prepare_files(files, output, evaluation or (), similarity, lambda _: progress.advance(task))
+    typer.echo(rendered([dataclasses.asdict(row) for row in found], as_json))
+    typer.echo(f"training files written to {output}", err=True)
 
 
 @app.command()
@@ -110,30 +125,6 @@ def convert(
 
     convert_official(base, stage_1, stage_2, output, copy_backbone=copy_backbone)
     typer.echo(f"codec written to {output}")
-
-
-@evaluate.command()
-def reconstruction(
-    data: Annotated[
-        list[Path], typer.Argument(help="Text, LoCoMo, LongMemEval, SQuAD, HotpotQA or RACE files.")
-    ],
-    codec: CodecOption = "mini",
-    limit: Annotated[int, typer.Option(min=1, help="Texts of each file and length.")] = 256,
-    as_json: JsonOption = False,
-) -> None:
-    """Decode texts from their 4-bit latents without repair, and print how much comes back."""
-    from nextmem_agents.codec.latent_codec import LatentCodec
-    from nextmem_agents.evaluation.reconstruction import LENGTHS, measure, of_length, texts_of
-
-    loaded = LatentCodec.load(codec)
-    rows: list[dict[str, object]] = []
-    for path in data:
-        for low, high in LENGTHS:
-            texts = of_length(loaded, texts_of(path), low, high, limit)
-            if texts:
-                measured = dataclasses.asdict(measure(loaded, texts))
-                rows.append({"file": path.name, "length": f"{low}-{high}"} | measured)
-    _print_rows(rows, as_json)
 
 
 @evaluate.command()
@@ -156,19 +147,62 @@ def retrieval(
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("Reading turns", total=sum(len(c.turns) for c in conversations))
         found = search(conversations, LatentCodec.load(codec), lambda n: progress.advance(task, n))
-    _print_rows([dataclasses.asdict(row) for row in found], as_json)
+    typer.echo(rendered([dataclasses.asdict(row) for row in found], as_json))
 
 
-def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    names = list(rows[0]) if rows else []
-    typer.echo("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
-    typer.echo("|" + " --- |" * len(names))
-    for row in rows:
-        cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
-        typer.echo("| " + " | ".join(cells) + " |")
+@evaluate.command("latents")
+def latent_search(
+    conversation: Annotated[
+        Path | None, typer.Option(help="A LoCoMo file; by default the packaged one.")
+    ] = None,
+    squad: Annotated[
+        Path | None, typer.Option(help="Search the paragraphs of this SQuAD file instead.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=10, help="Paragraphs of the SQuAD file.")] = 500,
+    codec: CodecOption = "mini",
+    as_json: JsonOption = False,
+) -> None:
+    """Search by latents alone, pooled and by late interaction, beside words alone (SQLite FTS5)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.evaluation import latent_search as search
+    from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
+
+    if squad is not None:
+        collections = [search.squad_collection(squad, limit)]
+    else:
+        collections = [
+            search.conversation_collection(c) for c in load_locomo(conversation or default_conversation())
+        ]
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Encoding", total=sum(len(c.passages) for c in collections))
+        found = search.evaluate(collections, LatentCodec.load(codec), lambda n: progress.advance(task, n))
+    typer.echo(rendered([dataclasses.asdict(row) for row in found], as_json))
+
+
+@evaluate.command()
+def reading(
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Questions with contexts and answers (.jsonl, .jsonl.xz); by default made-up facts."
+        ),
+    ] = None,
+    codec: CodecOption = "mini",
+    limit: Annotated[int, typer.Option(min=1, help="Questions.")] = 200,
+    memories: Annotated[int, typer.Option(min=1, help="Made-up facts in one prompt, one of them right.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a codec's reader from text, from decompressed text, from injected latents, and from nothing."""
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.evaluation.reading import evaluate as read
+    from nextmem_agents.evaluation.reading import held_out_facts, questions_of
+
+    loaded = LatentCodec.load(codec)
+    asked = held_out_facts(limit, memories) if questions is None else questions_of(questions, loaded, limit)
+    typer.echo(rendered([dataclasses.asdict(row) for row in read(loaded, asked)], as_json))
 
 
 def main() -> None:

@@ -59,6 +59,10 @@ class DamagedRecord(StoreError):
     """One memory's stored bytes no longer check out; all others stay readable."""
 
 
+class KeyMissing(StoreError):
+    """A scope is encrypted, and its key is not there or cannot be unlocked."""
+
+
 class MemoryNotFound(StoreError, KeyError):
     """No memory of this id exists in this scope."""
 

@@ -26,6 +26,20 @@ class Item:
     role: str | None
     occurred_at: datetime | None
     metadata: Mapping[str, Scalar]
+    life: Life
+
+
+@dataclass(frozen=True)
+class Life:
+    """When a memory holds and goes, how much it matters, and where it comes from; see ``Scope.remember``."""
+
+    expires_at: datetime | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    importance: float | None = None
+    written_by: str | None = None
+    derived_from: str | None = None
+    supersedes: str | None = None
 
 
 def as_items(
@@ -37,20 +51,23 @@ def as_items(
     role: str | Sequence[str | None] | None,
     occurred_at: datetime | Sequence[datetime | None] | None,
     metadata: Mapping[str, Scalar] | Sequence[Mapping[str, Scalar] | None] | None,
+    **life: Any,
 ) -> list[Item]:
     """One item per text; each other argument is one value for all, or a list of the same length.
 
     A text is a string, a chat message (a mapping with ``role`` and ``content``, or an object with ``content`` and
     ``type`` or ``role``) or a document (an object with ``page_content`` or ``text`` and ``metadata``). A message's
-    own role counts where no role is given; a document's metadata is joined with the given one, which wins.
+    own role counts where no role is given; a document's metadata is joined with the given one, which wins. ``life``
+    are the fields of :class:`Life`, likewise.
 
     Raises:
         EmptyText: a text is empty.
         InvalidArgument: another kind of object, or a list of another length.
     """
     n = len(texts)
+    spread = {name: _spread(name, value, n) for name, value in life.items()}
     return [
-        _item(i, text, *values)
+        _item(i, text, Life(**{name: each[i] for name, each in spread.items()}), *values)
         for i, (text, *values) in enumerate(
             zip(
                 texts,
@@ -79,6 +96,7 @@ def _spread(name: str, value: Any, n: int) -> list[Any]:
 def _item(
     i: int,
     source: Any,
+    life: Life,
     id: str | None,  # noqa: A002 - the field's own name
     session: str | None,
     agent: str | None,
@@ -91,7 +109,7 @@ def _item(
     if not text:
         raise EmptyText(f"text {i} is empty; there is nothing to remember")
     merged = {**own_metadata, **(metadata or {})}
-    return Item(text, id, session, agent, role if role is not None else own_role, occurred_at, merged)
+    return Item(text, id, session, agent, role if role is not None else own_role, occurred_at, merged, life)
 
 
 def _parts(i: int, source: Any) -> tuple[str, str | None, Mapping[str, Scalar]]:

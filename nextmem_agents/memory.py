@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
@@ -15,7 +15,15 @@ from nextmem_agents.asynchronous import async_twin
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.scope import Scope
+from nextmem_agents.scope.migration import Migration, Side, migrate_store
+from nextmem_agents.scope.vault import Vault
+from nextmem_agents.scope.verification import PayloadCheck
 from nextmem_agents.store import EmbeddedStore, Store, check_scope
+from nextmem_agents.store.keys import KeyRing
+from nextmem_agents.store.records import Report
+from nextmem_agents.store.server import COLLECTION, ServerStore, payload_of
+from nextmem_agents.store.server_connection import TIMEOUT
+from nextmem_agents.store.server_sharing import Isolation
 
 HOME_VARIABLE = "NEXTMEM_HOME"
 DEFAULT_CODEC = "mini"
@@ -50,10 +58,13 @@ class NextMem:
         ('She moved to Lisbon in May.', True, 0)
     """
 
-    def __init__(self, store: Store, codec: LatentCodec, keep_text: bool | None = None):
+    def __init__(
+        self, store: Store, codec: LatentCodec, keep_text: bool | None = None, keys: KeyRing | None = None
+    ):
         self._store = store
         self.codec = codec
         self._keep_text = keep_text
+        self._keys = keys
 
     @classmethod
     def open(
@@ -63,46 +74,102 @@ class NextMem:
         codec: str | Path | LatentCodec = DEFAULT_CODEC,
         read_only: bool = False,
         keep_text: bool | None = None,
+        payload: Literal["sqlite", "chroma"] | None = None,
+        isolation: Isolation = "shared",
+        collection: str = COLLECTION,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        encryption_key: str | bytes | None = None,
+        keys: str | Path | None = None,
     ) -> NextMem:
         """Open a memory, or make it.
 
         Args:
             location: a folder; ``":memory:"`` for one that ends with the process; by default ``$NEXTMEM_HOME`` or
-                the platform's user data folder. Opening a folder twice in a process gives the same store.
+                the platform's user data folder. Opening a folder twice in a process gives the same store. Or the
+                address of a Chroma server, ``http://host:port``, for many processes on many machines.
             codec: a shipped codec's name, a checkpoint folder, or a loaded codec.
             read_only: read beside another process that writes.
             keep_text: keep a compressed copy of each text beside its latents, as the last resort of exact recall; by
                 default only where decoding is not bit-stable (anything but float32 on a CPU).
+            payload: where a folder keeps the latents: ``"sqlite"``, beside Chroma's index, or ``"chroma"``, in the
+                Chroma collection itself, as on a server; by default as it was made, and SQLite for a new one.
+            isolation: ``"collection"`` gives each scope a Chroma collection of its own, for few and large tenants; on
+                a server or with ``payload="chroma"``.
+            collection: its name on the server.
+            headers: sent to the server with every request, such as ``{"Authorization": "Bearer …"}``.
+            timeout: seconds that a request to the server may take.
+            encryption_key: a passphrase, or 32 bytes, that locks the keys of encrypted scopes; without it they lie
+                plainly in ``keys.json``. See :meth:`scope`.
+            keys: the folder of ``keys.json``; by default, the memory's own. A server's has to be named.
 
         Raises:
+            KeyMissing: ``keys.json`` is locked, and not with this ``encryption_key``.
             CheckpointError: the codec is missing, incomplete or altered.
             CodecMismatch: the folder was written with another codec.
             StoreLocked: another process is writing to the folder.
             NewerFormat: a newer version wrote the folder; it was left untouched.
-            StoreError: the folder cannot be opened.
+            StoreError: the folder cannot be opened, or no Chroma server answers at the address.
         """
-        if isinstance(location, str) and location.startswith(("http://", "https://")):
-            raise InvalidArgument(
-                f"{location!r} is a server, and this version keeps memories in a local folder only: give a path"
-            )
         chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
+        identity: dict[str, Any] = {
+            "dim": chosen.index_size,
+            "fingerprint": chosen.fingerprint,
+            "codec_name": chosen.config.name,
+            "read_only": read_only,
+        }
+        if isinstance(location, str) and location.startswith(("http://", "https://")):
+            if payload == "sqlite":
+                raise InvalidArgument(
+                    f"{location!r} is a server, whose payloads lie in Chroma; leave payload out"
+                )
+            store: Store = ServerStore.open(
+                location,
+                collection=collection,
+                isolation=isolation,
+                headers=headers,
+                timeout=timeout,
+                **identity,
+            )
+            return cls(store, chosen, keep_text, _keys(keys, encryption_key))
         folder = default_folder() if location is None else location
-        store = EmbeddedStore.open(
-            folder,
-            dim=chosen.dim,
-            fingerprint=chosen.fingerprint,
-            codec_name=chosen.config.name,
-            read_only=read_only,
-        )
-        return cls(store, chosen, keep_text)
+        if payload_of(folder, payload) == "chroma":
+            store = ServerStore.open_folder(folder, isolation=isolation, **identity)
+            return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key))
+        if isolation != "shared":
+            raise InvalidArgument(
+                "isolation='collection' is for a server or payload='chroma'; a folder with SQLite keeps scopes "
+                "apart by its keys, and searches each by itself"
+            )
+        store = EmbeddedStore.open(folder, **identity)
+        return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key, store))
 
-    def scope(self, name: str = DEFAULT_SCOPE) -> Scope:
+    def scope(self, name: str = DEFAULT_SCOPE, *, encrypted: bool = False) -> Scope:
         """The memories of one user or tenant.
 
+        Args:
+            name: its id, a validated string.
+            encrypted: encrypt its payloads at rest under a key of its own (AES-256-GCM), made at the first write.
+                Erasing the scope erases the key. Such a scope keeps no lexical index, whose words would be readable,
+                and is searched by its latents alone; index vectors and metadata stay readable. A scope that has a key
+                is encrypted whether this says so or not.
+
         Raises:
-            InvalidArgument: ``name`` is no string, empty, or in a form that could look like another.
+            InvalidArgument: ``name`` is no string, empty, or in a form that could look like another; or the scope
+                holds memories that are not encrypted; or there is no place for keys.
         """
-        return Scope(check_scope(name), self._store, self.codec, self._keep_text)
+        checked = check_scope(name)
+        if encrypted:
+            if self._keys is None:
+                raise InvalidArgument(
+                    "an encrypted scope of a server needs a folder for its keys: open(..., keys=)"
+                )
+            if self._keys.get(checked) is None and self._store.count(checked):
+                raise InvalidArgument(
+                    f"the scope {checked!r} holds memories that are not encrypted; export it, erase it, and import it "
+                    "into memory.scope(..., encrypted=True)"
+                )
+        return Scope(checked, self._store, self.codec, self._keep_text, self._keys, encrypted)
 
     def scopes(self) -> list[str]:
         """The scopes that hold a memory, sorted."""
@@ -116,6 +183,49 @@ class NextMem:
         """Make the vector index anew from the records; returns the number of vectors in it."""
         return self._store.rebuild(progress)
 
+    def purge(self) -> int:
+        """Delete what has expired, in all scopes; returns how many memories. No read returned them before, either."""
+        return self._store.purge()
+
+    def compact(self) -> None:
+        """Give back the disk that forgotten memories took."""
+        self._store.compact()
+
+    def verify(self, *, texts: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Look at every memory: payload, checksum, vectors, index; mend the index and report what is damaged.
+
+        Args:
+            texts: decode every text too, and check it against its checksum. Slow.
+            progress: called with (done, total).
+        """
+        return self._store.verify(PayloadCheck(self.codec, self._vault, texts), progress)
+
+    def migrate_to(
+        self, target: NextMem, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> Migration:
+        """Write every memory with its history into another memory, usually one of another codec.
+
+        Texts are decoded exactly and encoded anew; this memory stays as it is. Run again after an interruption, it
+        goes on where it was. What does not come back exactly is not migrated but reported.
+
+        Args:
+            target: another open memory, such as ``NextMem.open("./new", codec=…)``.
+            dry_run: decode and check everything, and write nothing.
+            progress: called with (done, total) of each scope.
+        """
+        if target._store is self._store:
+            raise InvalidArgument("a memory cannot be migrated into itself; open another folder")
+        return migrate_store(
+            Side(self._store, self.codec, self._vault),
+            Side(target._store, target.codec, target._vault),
+            keep_text=target._keep_text,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def _vault(self, scope: str) -> Vault:
+        return Vault(scope, None if self._keys is None else self._keys.get(scope))
+
     def flush(self) -> None:
         """Bring the vector index up to date; what was remembered is durable without it."""
         self._store.flush()
@@ -124,6 +234,10 @@ class NextMem:
         """Flush and let go of the folder."""
         self._store.close()
 
+    apurge = async_twin(purge)
+    acompact = async_twin(compact)
+    averify = async_twin(verify)
+    amigrate_to = async_twin(migrate_to)
     aflush = async_twin(flush)
     aclose = async_twin(close)
 
@@ -140,3 +254,19 @@ class NextMem:
 
     async def __aexit__(self, *details: Any) -> None:
         await self.aclose()
+
+
+def _keys(
+    place: str | Path | None, encryption_key: str | bytes | None, store: Store | None = None
+) -> KeyRing | None:
+    """The keys at a place; a store that was just opened is closed again if they cannot be had."""
+    if place is None:
+        if encryption_key is not None:
+            raise InvalidArgument("encryption_key needs a folder for the keys: open(..., keys=)")
+        return None
+    try:
+        return KeyRing(None if str(place) == ":memory:" else Path(place), encryption_key)
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise

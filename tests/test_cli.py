@@ -121,10 +121,39 @@ def test_reconstruction_prints_a_table_or_json(tmp_path: Path) -> None:
         "The harbour froze in 1911.\n\n" + "A long winter followed the war. " * 12
     )
     table = run("evaluate", "reconstruction", tmp_path / "t.txt", "--codec", CODEC, "--limit", 2)
-    assert table.startswith("| file | length | n |")
+    assert table.startswith("| domain | length | tokens per latent | levels | noise | n |")
     rows = json.loads(run("evaluate", "reconstruction", tmp_path / "t.txt", "--codec", CODEC, "--json"))
-    assert {row["length"] for row in rows} >= {"1-15", "16-128"}
+    assert {row["length"] for row in rows} == {16, 32, 64, "whole"}
     assert all(0 <= row["f1"] <= 1 and row["literal"] == 0 for row in rows)
+
+
+def test_reconstruction_sweeps_and_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "t.txt").write_text(
+        "The harbour froze in 1911, and thawed in May of the year that followed it."
+    )
+    options = ["--lengths", "whole", "--levels", "3,16", "--noise", "0,0.5", "--tokens-per-latent", "8"]
+    figures = ["--plots", tmp_path / "plots", "--heatmap", tmp_path / "map.png"]
+    command = ["evaluate", "reconstruction", tmp_path / "t.txt", "--codec", CODEC, "--json"]
+    rows = json.loads(run(*command, *options, *figures))
+    assert [(row["levels"], row["noise"]) for row in rows] == [(3, 0), (3, 0.5), (16, 0), (16, 0.5)]
+    assert rows[0]["latent_bytes"] < rows[2]["latent_bytes"]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"noise.png", "rate-distortion.png"}
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prepare_writes_what_train_reads(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text(
+        "The harbour froze in 1911.\n\nThe harbour froze, in 1911!\n\nA long winter."
+    )
+    [row] = json.loads(run("prepare", tmp_path / "notes.txt", "--output", tmp_path / "data", "--json"))
+    assert (row["texts"], row["kept"], row["exact_duplicates"]) == (3, 2, 1)
+    assert (tmp_path / "data" / "notes.jsonl.xz").is_file()
+
+
+def test_prepare_names_public_sources_with_their_licences() -> None:
+    printed = run("prepare", "--sources")
+    assert "| SQuAD 1.1 train | encyclopedic, questions | CC BY-SA 4.0 | https://github.com/" in printed
 
 
 def test_retrieval_sets_a_plain_text_memory_beside_ours(conversation: Path) -> None:
@@ -154,6 +183,11 @@ def test_convert_writes_released_folders_in_our_format(tmp_path: Path) -> None:
         (["demo", "--codec", "nonsense"], "there is no codec 'nonsense'"),
         (["rebuild", "--codec", "nonsense"], "there is no codec 'nonsense'"),
         (["evaluate", "reconstruction", "missing.txt"], "missing.txt"),
+        (["evaluate", "reconstruction", "--lengths", "16,many"], "--lengths takes numbers"),
+        (["evaluate", "reconstruction", "--levels", "3;4"], "--levels takes numbers"),
+        (["evaluate", "reconstruction", "--levels", "5"], "levels must be 2, 3, 4, 8 or 16"),
+        (["prepare", "missing.txt"], "--output FOLDER"),
+        (["prepare", "missing.txt", "--output", "data"], "missing.txt"),
         (["train", "--data", "nowhere", "--output", "run"], "nowhere holds no"),
         (["train", "--data", ".", "--output", "run", "--config", "missing.json"], "missing.json"),
         (["demo", "--k", "0"], "equal to 1"),

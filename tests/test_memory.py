@@ -16,7 +16,6 @@ from nextmem_agents import (
     CheckpointError,
     CodecMismatch,
     DamagedRecord,
-    InvalidArgument,
     LatentCodec,
     NextMem,
     ReadOnlyStore,
@@ -114,11 +113,6 @@ def test_an_altered_codec_is_refused(codec: LatentCodec, tmp_path: Path) -> None
     (folder / "nextmem.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="altered"):
         LatentCodec.load(folder)
-
-
-def test_a_server_address_is_refused_until_there_is_a_server_layout(codec: LatentCodec) -> None:
-    with pytest.raises(InvalidArgument, match="server"):
-        NextMem.open("http://localhost:8000", codec=codec)
 
 
 def test_a_damaged_record_is_one_clear_error_and_the_others_stay_readable(

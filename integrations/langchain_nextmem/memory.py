@@ -10,23 +10,28 @@ from langchain_classic.base_memory import BaseMemory
 from langchain_core.messages import BaseMessage, HumanMessage
 from pydantic import ConfigDict, Field
 
+from langchain_nextmem.blocks import memory_block
 from langchain_nextmem.middleware import NextMemMiddleware
-from langchain_nextmem.scopes import scope_of
+from langchain_nextmem.scopes import scope_of, scope_of_call, session_of_call
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
-from nextmem_agents.scope import Scope
+from nextmem_agents.scope import Mode, Scope
 
 
 class NextMemMemory(BaseMemory):
     """Long-term memory for chains: recalls what fits the input before a turn, remembers the turn after it.
 
-    Without arguments it opens the default store, and there the scope ``default``. A turn that a chain saves
+    Without arguments it opens the default store, and there the scope ``default``. One chain can serve many users: leave
+    ``user_id`` out, and name the user with each call, ``{"configurable": {"user_id": "alice"}}``, of the runnable that
+    the chain is a step of (a chain by itself does not hand its config on to its memory). A turn that a chain saves
     happened just now; an old conversation is brought in by ``memory.scope.remember(..., occurred_at=...)``.
 
     Attributes:
         memory: a store (``user_id`` then names the scope), or the scope itself.
-        user_id: whose memories; None for the scope ``default``. It isolates: no other user's are ever read.
-        session_id: the conversation that turns are remembered under; recall searches all of the user's.
+        user_id: whose memories; None for the user that the call's config names, else the scope ``default``. It
+            isolates: no other user's are ever read.
+        session_id: the conversation that turns are remembered under; by default the ``session_id`` or ``thread_id`` of
+            the call's config. Recall searches all of the user's.
         k: at most so many memories are recalled.
         max_tokens: at most so many tokens of them go into the prompt.
         memory_key: the prompt's variable for recalled memories.
@@ -34,6 +39,9 @@ class NextMemMemory(BaseMemory):
         output_key: which output is the reply; None if there is only one, or one called ``output``.
         return_messages: whether the variable is a list of messages, for chat prompts, instead of a string.
             The quoted block is then a human message: what was recalled never speaks with the system's voice.
+        mode: ``"decompress"`` and ``"auto"`` give text, which every model reads; ``"inject"`` gives a message with a
+            block of ids, for a chain whose model is :class:`ChatNextMem` over the same scope, and needs
+            ``return_messages``. A chain's memory does not see its model, so nothing is injected unasked.
 
     Raises:
         pydantic.ValidationError: an argument is unknown or malformed, or ``memory`` is another user's scope.
@@ -60,15 +68,24 @@ class NextMemMemory(BaseMemory):
     input_key: str | None = None
     output_key: str | None = None
     return_messages: bool = False
+    mode: Mode = "auto"
 
     def model_post_init(self, _context: Any, /) -> None:
         """Find a malformed scope now, and not in the middle of a conversation."""
-        _ = self.scope
+        scope_of(self.memory, self.user_id)
+        if self.mode == "inject" and not self.return_messages:
+            raise InvalidArgument(
+                "latents are injected by a message: mode='inject' needs return_messages=True"
+            )
 
     @property
     def scope(self) -> Scope:
-        """What is read and written, with all that the core can do: ``list``, ``forget``, ``remember``, …"""
-        return scope_of(self.memory, self.user_id)
+        """What is read and written, with all that the core can do: ``list``, ``forget``, ``remember``, …
+
+        Raises:
+            InvalidArgument: the present call's config names another user than ``user_id``.
+        """
+        return scope_of_call(self.memory, self.user_id)
 
     @property
     def memory_variables(self) -> list[str]:
@@ -82,7 +99,10 @@ class NextMemMemory(BaseMemory):
             InvalidArgument: it is not clear which input to recall for.
         """
         query = self._input(inputs)
-        block = self.scope.recall(query, self.k).as_prompt(self.max_tokens) if query.strip() else ""
+        hits = self.scope.recall(query, self.k) if query.strip() else ()
+        if self.mode == "inject":
+            return {self.memory_key: [HumanMessage([memory_block([hit.id for hit in hits])])] if hits else []}
+        block = hits.as_prompt(self.max_tokens) if hits else ""
         if not self.return_messages:
             return {self.memory_key: block}
         return {self.memory_key: [HumanMessage(block)] if block else []}
@@ -100,7 +120,7 @@ class NextMemMemory(BaseMemory):
         self.scope.remember(
             [text for _, text in said],
             role=[role for role, _ in said],
-            session=self.session_id,
+            session=session_of_call(self.session_id),
             occurred_at=datetime.now(timezone.utc),
         )
 
@@ -114,8 +134,14 @@ class NextMemMemory(BaseMemory):
         Args:
             **settings: what should differ, see :class:`NextMemMiddleware`.
         """
-        own = {"session_id": self.session_id, "k": self.k, "max_tokens": self.max_tokens}
-        return NextMemMiddleware(self.scope, **{**own, **settings})
+        own = {
+            "user_id": self.user_id,
+            "session_id": self.session_id,
+            "k": self.k,
+            "max_tokens": self.max_tokens,
+            "mode": self.mode,
+        }
+        return NextMemMiddleware(self.memory, **{**own, **settings})
 
     def _input(self, inputs: Mapping[str, Any]) -> str:
         # A chain hands over its inputs with the recalled variable among them; remembering that makes echoes.

@@ -8,9 +8,10 @@ from typing import Any
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field
 
-from langchain_nextmem.scopes import scope_of
+from langchain_nextmem.scopes import called_with, scope_of, scope_of_call
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 
@@ -23,7 +24,7 @@ class NextMemRetriever(BaseRetriever):
 
     Attributes:
         memory: a store (``user_id`` then names the scope), or the scope itself; by default the default store.
-        user_id: whose memories; None for the scope ``default``.
+        user_id: whose memories; None for the user that the call's config names, else the scope ``default``.
         k: at most so many documents; ``invoke(query, k=...)`` for one call.
         where: only memories that match, e.g. ``{"role": "user"}``.
 
@@ -46,12 +47,26 @@ class NextMemRetriever(BaseRetriever):
 
     def model_post_init(self, _context: Any, /) -> None:
         """Find a malformed scope now, and not at the first question."""
-        _ = self.scope
+        scope_of(self.memory, self.user_id)
 
     @property
     def scope(self) -> Scope:
-        """What is read."""
-        return scope_of(self.memory, self.user_id)
+        """What is read in the present call."""
+        return scope_of_call(self.memory, self.user_id)
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
+        """The documents for a question; ``config={"configurable": {"user_id": "alice"}}`` names the user."""
+        with called_with(config):
+            return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(  # noqa: D102 - as invoke
+        self,
+        input: str,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        with called_with(config):
+            return await super().ainvoke(input, config, **kwargs)
 
     def _get_relevant_documents(
         self,

@@ -1,10 +1,24 @@
-"""From LangChain's ``user_id`` to the core's scope."""
+"""From LangChain's ``user_id`` and ``session_id`` to the core's scope and session, fixed or per call.
+
+Who is served in one call is told by its ``RunnableConfig`` (``config={"configurable": {"user_id": "alice"}}``) or, in a
+graph, by its context; never by a prompt's variable or a message, which its writer could choose.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import var_child_runnable_config
 
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
+
+# Where LangGraph keeps a run's context; langgraph.runtime.get_runtime reads it there, and raises outside a run.
+_RUNTIME = "__pregel_runtime"
 
 
 def scope_of(memory: NextMem | Scope, user_id: str | None) -> Scope:
@@ -21,3 +35,58 @@ def scope_of(memory: NextMem | Scope, user_id: str | None) -> Scope:
             "give memory=NextMem.open(...) with user_id, or the scope alone"
         )
     return memory
+
+
+def scope_of_call(memory: NextMem | Scope, user_id: str | None, runtime: Any = None) -> Scope:
+    """The scope of the present call: the adapter's own user, or the one that the call's config or context names.
+
+    Args:
+        memory: the adapter's.
+        user_id: the adapter's.
+        runtime: LangGraph's, where the adapter was handed it.
+
+    Raises:
+        InvalidArgument: the call names another user than the adapter serves, or two; or an invalid one.
+    """
+    called = _named("user_id", runtime)
+    own = user_id if isinstance(memory, NextMem) else memory.name
+    if own is None or called is None or called == own:
+        return scope_of(memory, called if own is None else user_id)
+    raise InvalidArgument(
+        f"this call is for user_id={called!r}, and the adapter serves {own!r} alone: for users per call, build it with "
+        "memory=NextMem.open(...) and without user_id"
+    )
+
+
+def session_of_call(session_id: str | None, runtime: Any = None) -> str | None:
+    """The session of the present call: its ``session_id``, else the adapter's, else LangGraph's ``thread_id``."""
+    called = _named("session_id", runtime)
+    if called is not None:
+        return called
+    return session_id if session_id is not None else _named("thread_id", None)
+
+
+@contextmanager
+def called_with(config: RunnableConfig | None) -> Iterator[None]:
+    """Let what runs inside know the config of the call, which LangChain's own base class does not hand on."""
+    token = var_child_runnable_config.set(ensure_config(config))
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
+
+
+def _named(name: str, runtime: Any) -> str | None:
+    configurable = ensure_config().get("configurable") or {}
+    if runtime is None:
+        runtime = configurable.get(_RUNTIME)
+    context = getattr(runtime, "context", None)
+    given = context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)
+    found = [value for value in (given, configurable.get(name)) if value is not None]
+    if any(value != found[0] for value in found):
+        raise InvalidArgument(
+            f"the call's context names {name}={found[0]!r}, and its config {found[1]!r}; give one"
+        )
+    if found and not isinstance(found[0], str):
+        raise InvalidArgument(f"{name} must be a string, not {found[0]!r}")
+    return found[0] if found else None

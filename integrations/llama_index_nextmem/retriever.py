@@ -8,27 +8,41 @@ from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import MetadataFilters
 
+from llama_index_nextmem.filters import as_where
+from llama_index_nextmem.nearest import recall_nearest
+from llama_index_nextmem.nodes import as_node
+from llama_index_nextmem.scopes import scope_of
 from nextmem_agents.memory import NextMem
-from nextmem_agents.recall.hits import Hit
 from nextmem_agents.scope import Scope
-
-_FOR_THE_MODEL = ("role", "occurred_at")
+from nextmem_agents.scope.searching import Ranking
 
 
 class NextMemRetriever(BaseRetriever):
     """Recalls from one scope, best first, for ``RetrieverQueryEngine`` and all else that takes a retriever.
 
     A node's ``node_id`` is the memory's id, its ``text`` the text, and its ``metadata`` the memory's own with
-    ``role``, ``session``, ``occurred_at`` (ISO 8601) and ``exact``, as far as they are known. The model reads
-    who said it and when; all other metadata stays out of its prompt, and all of it out of embeddings.
+    ``memory_id``, ``scope``, ``role``, ``session``, ``occurred_at`` (ISO 8601) and ``exact``, as far as they are
+    known: what a trace or a response shows of a memory is its id, never its latents. The model reads who said it and
+    when; all other metadata stays out of its prompt, and all of it out of embeddings.
+
+    A query's ``custom_embedding_strs`` (of ``HyDEQueryTransform``, for one) are searched in place of its text. Its
+    ``embedding``, where it has one, is itself what is searched for, by cosine to the codec's index vectors ([D]
+    floats, of ``codec.pool``), and words count for nothing then.
 
     Args:
         memory: a scope; or a store, for its scope ``default``; the default store if left out.
         k: at most so many nodes.
         where: only memories that match, e.g. ``{"role": "user"}``.
+        filters: LlamaIndex's own form of the same, ANDed with it: ``==  !=  >  >=  <  <=  in``.
+        ranking: ``"hybrid"``, ``"latent"`` or ``"lexical"``; see ``Scope.recall``.
         callback_manager: LlamaIndex's own.
+        verbose: LlamaIndex's own.
+
+    Raises:
+        InvalidArgument: a filter that the store does not have.
 
     Examples:
         >>> from nextmem_agents import NextMem
@@ -45,36 +59,25 @@ class NextMemRetriever(BaseRetriever):
         *,
         k: int = 5,
         where: Mapping[str, Any] | None = None,
+        filters: MetadataFilters | None = None,
+        ranking: Ranking = "hybrid",
         callback_manager: CallbackManager | None = None,
+        verbose: bool = False,
     ) -> None:
-        super().__init__(callback_manager=callback_manager)
-        memory = NextMem.open() if memory is None else memory
-        self.scope = memory.scope() if isinstance(memory, NextMem) else memory
+        super().__init__(callback_manager=callback_manager, verbose=verbose)
+        self.where = as_where(filters, where)
+        self.scope = scope_of(memory)
         self.k = k
-        self.where = where
+        self.ranking = ranking
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self.scope.recall(query_bundle.query_str, self.k, where=self.where)
-        return [NodeWithScore(node=_as_node(hit), score=hit.score) for hit in hits]
+        if query_bundle.embedding is not None:
+            hits = recall_nearest(self.scope, query_bundle.embedding, self.k, self.where)
+        else:
+            query = "\n".join(query_bundle.embedding_strs)
+            hits = self.scope.recall(query, self.k, where=self.where, ranking=self.ranking)
+        return [NodeWithScore(node=as_node(hit, self.scope), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # In a thread with the decoding of what was recalled; LlamaIndex's default blocks the event loop.
         return await asyncio.to_thread(self._retrieve, query_bundle)
-
-
-def _as_node(hit: Hit) -> TextNode:
-    text = hit.text
-    known = {
-        "role": hit.role,
-        "session": hit.session,
-        "occurred_at": hit.occurred_at.isoformat() if hit.occurred_at else None,
-        "exact": hit.exact,
-    }
-    metadata = {**hit.metadata, **{key: value for key, value in known.items() if value is not None}}
-    return TextNode(
-        id_=hit.id,
-        text=text,
-        metadata=metadata,
-        excluded_llm_metadata_keys=[key for key in metadata if key not in _FOR_THE_MODEL],
-        excluded_embed_metadata_keys=list(metadata),
-    )

@@ -3,9 +3,11 @@
     nextmem.json                 codec configuration and fingerprint
     tokenizer.json               the tokenizer (tokenizers)
     special_tokens.safetensors   input embeddings of the tokens that the codec adds, if it does
+    index_head.safetensors       what its latents are searched by, if it was trained for that
 
 and either the whole model
 
+    reader_adapter/              what answers questions from latents, in PEFT's format, if it was trained for that
     config.json                  the backbone's architecture (transformers)
     model.safetensors            the backbone's weights, perhaps in shards
 
@@ -27,15 +29,17 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nextmem_agents.codec import lora, special_tokens, tokens
+from nextmem_agents.codec import index_head, lora, special_tokens, tokens
 from nextmem_agents.codec.config import CONFIG_FILE, CodecConfig
 from nextmem_agents.codec.fingerprint import digest, read_json, weight_files
+from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.errors import CheckpointError
 
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
-DECODER_ADAPTER, ENCODER_ADAPTER = "decoder_adapter", "encoder_adapter"
+DECODER_ADAPTER, ENCODER_ADAPTER, READER_ADAPTER = "decoder_adapter", "encoder_adapter", "reader_adapter"
 
+_SHIPPED_NAME = re.compile(r"[\w-]+")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.json", "*.safetensors"]
 _TRAIN = (
@@ -54,6 +58,8 @@ class Parts:
         adapters: folders of the decoder's and the encoder's adapter, in this order; None for a codec without.
         special_tokens: None where the backbone's own embeddings are used as they are.
         bundled: whether the backbone lies inside the codec's own folder.
+        index_head: None for a codec whose raw latents are compared.
+        reader: folder of the adapter that answers, on top of the decoder; None where the decoder itself does.
     """
 
     backbone: Path
@@ -61,6 +67,8 @@ class Parts:
     adapters: tuple[Path, Path] | None = None
     special_tokens: SpecialTokens | None = None
     bundled: bool = False
+    index_head: IndexHead | None = None
+    reader: Path | None = None
 
 
 def find(name: str | Path, allow_download: bool = False) -> Path:
@@ -74,7 +82,7 @@ def find(name: str | Path, allow_download: bool = False) -> Path:
         CheckpointError: none of them exists.
     """
     shipped = SHIPPED / str(name)
-    if isinstance(name, str) and name.isidentifier() and shipped.is_dir():
+    if isinstance(name, str) and _SHIPPED_NAME.fullmatch(name) and shipped.is_dir():
         return shipped
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -127,6 +135,20 @@ def read(folder: Path, allow_download: bool = False) -> tuple[CodecConfig, Parts
     return config, parts
 
 
+def at_density(
+    config: CodecConfig, parts: Parts, tokens_per_latent: int | None, levels: int | None
+) -> CodecConfig:
+    """A codec's configuration at another density (see :meth:`CodecConfig.at`), with the fingerprint of that.
+
+    Raises:
+        InvalidArgument: a density or number of levels that the codec does not have.
+    """
+    changed = config.at(tokens_per_latent, levels)
+    if changed is config:
+        return config
+    return dataclasses.replace(changed, fingerprint=digest(changed, parts))
+
+
 def _parts(folder: Path, config: CodecConfig, allow_download: bool = False) -> Parts:
     backbone = folder
     if config.backbone is not None:
@@ -147,7 +169,9 @@ def _parts(folder: Path, config: CodecConfig, allow_download: bool = False) -> P
         ) from error
     special = SpecialTokens.load(folder) if (folder / special_tokens.FILE).is_file() else None
     bundled = backbone.resolve().is_relative_to(folder.resolve())
-    return Parts(backbone, tokenizer_json, adapters, special, bundled)
+    head = IndexHead.load(folder) if (folder / index_head.FILE).is_file() else None
+    reader = folder / READER_ADAPTER if (folder / READER_ADAPTER).is_dir() else None
+    return Parts(backbone, tokenizer_json, adapters, special, bundled, head, reader)
 
 
 def check_architecture(backbone: Path) -> dict[str, Any]:
@@ -165,7 +189,11 @@ def check_architecture(backbone: Path) -> dict[str, Any]:
 
 
 def write(
-    folder: Path, config: CodecConfig, backbone: Any, weights: dict[str, Tensor], tokenizer_json: str
+    folder: Path,
+    config: CodecConfig,
+    backbone: Any,
+    weights: dict[str, Tensor],
+    tokenizer_json: str,
 ) -> None:
     """Write the checkpoint of a whole model; ``backbone`` is the transformers configuration.
 
@@ -203,12 +231,17 @@ def save(folder: Path, config: CodecConfig, parts: Parts, *, copy_backbone: bool
             shutil.copyfile(path, target / path.name)
     elif config.backbone is not None and config.backbone.startswith(".."):
         config = dataclasses.replace(config, backbone=str(parts.backbone.resolve()))
-    for source, name in zip(parts.adapters or (), (DECODER_ADAPTER, ENCODER_ADAPTER), strict=False):
+    adapters = dict(zip((DECODER_ADAPTER, ENCODER_ADAPTER), parts.adapters or (), strict=False))
+    if parts.reader is not None:
+        adapters[READER_ADAPTER] = parts.reader
+    for name, source in adapters.items():
         (folder / name).mkdir()
         for file in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):
             shutil.copyfile(source / file, folder / name / file)
     if parts.special_tokens is not None:
         parts.special_tokens.save(folder)
+    if parts.index_head is not None:
+        parts.index_head.save(folder)
     (folder / tokens.FILE).write_text(parts.tokenizer_json, encoding="utf-8")
     # Last: a folder without nextmem.json is no codec, so an interrupted write is never taken for one.
     dataclasses.replace(config, fingerprint=fingerprint(folder, config)).save(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nextmem_agents.errors import CheckpointError, InvalidArgument
+from nextmem_agents.quantization.latents import FEW_LEVELS, NF4_LEVELS, SCHEMES, Scheme, check_levels
 
 CONFIG_FILE = "nextmem.json"
 FORMAT_VERSION = 1
@@ -34,9 +35,16 @@ class CodecConfig:
             at the position of the stretch of text it stands for.
         latent_scale: scalar between a final hidden state and the input embedding made of it
             (paper and released code: 1).
-        quantization: ``"per_latent"`` (calibrated table, one FP8 scale per latent) or
-            ``"per_dimension"`` (released layout: one FP8 scale per hidden dimension).
-        quantization_table: calibrated per-dimension magnitudes, D floats, for ``"per_latent"``.
+        quantization: ``"per_latent"`` (NF4, calibrated table, one FP8 scale per latent), ``"per_dimension"``
+            (NF4, released layout: one FP8 scale per hidden dimension) or ``"few_levels"`` (fewer than 4 bits,
+            calibrated table, no scales).
+        quantization_levels: 2, 3, 4 or 8 for ``"few_levels"``; None for NF4.
+        quantization_table: calibrated per-dimension magnitudes (RMS), D floats, for ``"per_latent"`` and
+            ``"few_levels"``.
+        kept_dimensions: (levels, n) pairs: at so many levels only a latent's first n dimensions are kept, and the
+            others are 0; where no pair names the levels, all are.
+        densities: values of ``tokens_per_latent`` that the codec was trained at and may be loaded with; none:
+            its own only.
         answer_layout: how latents and question make a prompt, a key of ``injection.LAYOUTS``; None when the
             codec was not trained to answer.
         adapters: whether encoder and decoder are LoRA adapters on the backbone, in ``encoder_adapter/`` and
@@ -64,9 +72,12 @@ class CodecConfig:
     fixed_latents: int | None = None
     positions: Positions = "aligned"
     latent_scale: float = 1.0
-    quantization: Literal["per_latent", "per_dimension"] = "per_latent"
+    quantization: Scheme = "per_latent"
+    quantization_levels: int | None = None
     quantization_table: tuple[float, ...] | None = None
-    answer_layout: Literal["released"] | None = None
+    kept_dimensions: tuple[tuple[int, int], ...] = ()
+    densities: tuple[int, ...] = ()
+    answer_layout: Literal["released", "reader"] | None = None
     adapters: bool = False
     backbone: str | None = None
     fingerprint: str | None = None
@@ -77,12 +88,25 @@ class CodecConfig:
             raise InvalidArgument(
                 f"max_tokens, tokens_per_latent and fixed_latents are whole numbers from 1, not {counts}"
             )
-        if self.quantization not in ("per_latent", "per_dimension"):
+        if self.quantization not in SCHEMES:
+            raise InvalidArgument(f"quantization must be one of {SCHEMES}, not {self.quantization!r}")
+        if (self.quantization == "few_levels") == (self.quantization_levels is None):
+            raise InvalidArgument("quantization_levels (2, 3, 4 or 8) belongs to quantization 'few_levels'")
+        check_levels(self.quantization, self.levels)
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in self.densities):
+            raise InvalidArgument(f"densities are whole numbers from 1, not {self.densities}")
+        if self.densities and self.tokens_per_latent not in self.densities:
             raise InvalidArgument(
-                f"quantization must be 'per_latent' or 'per_dimension', not {self.quantization!r}"
+                f"densities {self.densities} lack the codec's own tokens_per_latent, {self.tokens_per_latent}"
             )
-        if self.answer_layout not in (None, "released"):
-            raise InvalidArgument(f"answer_layout must be 'released' or None, not {self.answer_layout!r}")
+        if any(levels not in FEW_LEVELS or n < 1 for levels, n in self.kept_dimensions):
+            raise InvalidArgument(
+                f"kept_dimensions are pairs of few levels and a width, not {self.kept_dimensions}"
+            )
+        if self.answer_layout not in (None, "released", "reader"):
+            raise InvalidArgument(
+                f"answer_layout must be 'released', 'reader' or None, not {self.answer_layout!r}"
+            )
         if (self.tokens_per_latent is None) == (self.fixed_latents is None):
             raise InvalidArgument(
                 "give exactly one of tokens_per_latent and fixed_latents: a codec's chunks either grow "
@@ -101,6 +125,16 @@ class CodecConfig:
         return frozenset((self.end_of_text, *self.end_tokens))
 
     @property
+    def levels(self) -> int:
+        """How many values a quantised number can take: 16 for NF4, else ``quantization_levels``."""
+        return NF4_LEVELS if self.quantization_levels is None else self.quantization_levels
+
+    @property
+    def kept(self) -> int | None:
+        """How many of a latent's dimensions are kept; None: all."""
+        return dict(self.kept_dimensions).get(self.levels)
+
+    @property
     def max_latents(self) -> int:
         """The most latents a chunk can take."""
         return self.latents_for(self.max_tokens)
@@ -111,6 +145,47 @@ class CodecConfig:
             assert self.fixed_latents is not None  # noqa: S101 - __post_init__ checked it; narrows the type
             return self.fixed_latents
         return -(-n_tokens // self.tokens_per_latent)
+
+    def at(self, tokens_per_latent: int | None = None, levels: int | None = None) -> CodecConfig:
+        """The same codec at another density; None leaves a setting as it is. The fingerprint is not changed.
+
+        Args:
+            tokens_per_latent: one of ``densities``.
+            levels: 2, 3, 4, 8 (few levels) or 16 (NF4, one scale per latent).
+
+        Raises:
+            InvalidArgument: a density that the codec was not trained at, or levels that it cannot have.
+
+        Examples:
+            >>> config = CodecConfig("x", 1, 0, quantization_table=(1.0,), densities=(8, 16))
+            >>> config.at(tokens_per_latent=16, levels=3).latents_for(128)
+            8
+            >>> config.at(tokens_per_latent=32)
+            Traceback (most recent call last):
+            nextmem_agents.errors.InvalidArgument: codec 'x' was trained for 8 or 16 tokens per latent, not 32
+        """
+        changed = self
+        if tokens_per_latent is not None and tokens_per_latent != self.tokens_per_latent:
+            if tokens_per_latent not in self.densities:
+                own = f"{self.fixed_latents} latents, whatever the text" if self.fixed_latents else (
+                    " or ".join(map(str, self.densities or (self.tokens_per_latent,))) + " tokens per latent"
+                )  # fmt: skip
+                raise InvalidArgument(f"codec {self.name!r} was trained for {own}, not {tokens_per_latent!r}")
+            changed = dataclasses.replace(changed, tokens_per_latent=tokens_per_latent)
+        if levels is not None and levels != self.levels:
+            if levels not in (*FEW_LEVELS, NF4_LEVELS):
+                raise InvalidArgument(f"levels must be 2, 3, 4, 8 or 16, not {levels!r}")
+            if self.quantization_table is None:
+                raise InvalidArgument(
+                    f"codec {self.name!r} has no quantization_table: its latents cannot take {levels} levels"
+                )
+            few = levels != NF4_LEVELS
+            changed = dataclasses.replace(
+                changed,
+                quantization="few_levels" if few else "per_latent",
+                quantization_levels=levels if few else None,
+            )
+        return changed
 
     def save(self, folder: Path) -> None:
         """Write ``nextmem.json`` into ``folder``."""
@@ -142,10 +217,12 @@ class CodecConfig:
             )
         known = {field.name for field in dataclasses.fields(cls)}
         # JSON has no tuples.
-        chosen: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known
-        }
+        chosen: dict[str, Any] = {k: _tuples(v) for k, v in values.items() if k in known}
         try:
             return cls(**chosen)
         except (TypeError, InvalidArgument) as error:
             raise CheckpointError(f"{path} is not a usable codec configuration: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

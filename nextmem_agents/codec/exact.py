@@ -17,7 +17,7 @@ from nextmem_agents.codec.decoder import greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.repair import Repair
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
-from nextmem_agents.quantization import Payload, QuantizedLatents, dequantize, text_checksum
+from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class CompressedChunk:
 
     Attributes:
         payload: what is kept.
-        vector: float32 [D], the mean of the dequantised latents: the index vector.
+        vector: float32 [P], the index vector, of the dequantised latents.
     """
 
     payload: Payload
@@ -89,7 +89,7 @@ def _compress_batch(
 ) -> list[CompressedChunk]:
     quantized = codec.quantize(codec.encode_ids(ids))
     latents = codec.dequantize(quantized)
-    vectors = codec.pool(latents).cpu()
+    vectors = codec.index_vectors(latents)
     _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
     repairs = [Repair.of(row, lead) for row, lead in zip(ids, leads, strict=True)]
     # The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
@@ -169,10 +169,10 @@ def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, 
 def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
     """The decoder's greedy output for latent payloads, in one batch, with their repairs put in."""
     rows: list[QuantizedLatents] = [payload.latents for payload in payloads if payload.latents is not None]
-    values, lengths = dequantize(rows, codec.quantization_table)
+    latents = codec.dequantize(rows)
     steps = [payload.n_tokens for payload in payloads]
     repairs = [Repair(payload.repair, payload.n_wrong) for payload in payloads]
-    return _decode(codec, values, lengths, steps, repairs)
+    return _decode(codec, latents.values, latents.lengths, steps, repairs)
 
 
 def _decode(

@@ -1,7 +1,8 @@
-"""What identifies a codec: a hash of all that changes its latents or their decoding.
+"""What identifies a codec: a hash of all that changes its latents, their decoding or their comparison.
 
 Parts that only say where something is (the codec's name, the backbone's folder) do not enter, so that a codec
-keeps its fingerprint when it is moved, or converted from the released folders.
+keeps its fingerprint when it is moved, or converted from the released folders. Nor do the densities that it may
+be loaded at: the one it is loaded at does.
 
 Weights of up to 256 MB are hashed whole. Of larger ones every tensor's name, type and shape and 64 KB of its
 bytes, spread evenly, are: hashing 16 GB at every load would take longer than reading them, and two backbones
@@ -37,11 +38,12 @@ _ARCHITECTURE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings",
     "hidden_act",
 )  # fmt: skip
-_NAMES = ("name", "backbone", "fingerprint")
+_NAMES = ("name", "backbone", "fingerprint", "densities")
 
 
 def digest(config: CodecConfig, parts: Parts) -> str:
-    """SHA-256 (hex) over the settings, the backbone, the adapters, the special tokens and the tokenizer.
+    """SHA-256 (hex) over the settings, the backbone, the adapters, the special tokens, the index head and the
+    tokenizer.
 
     A setting at its default is left out: one that a later version adds does not change older codecs.
 
@@ -63,12 +65,15 @@ def digest(config: CodecConfig, parts: Parts) -> str:
     for part in (settings, architecture, tokenizer):
         total.update(json.dumps(part, sort_keys=True).encode())
     _add_files(total, weight_files(parts.backbone))
-    for folder in parts.adapters or ():
+    for folder in (*(parts.adapters or ()), *([] if parts.reader is None else [parts.reader])):
         total.update(f"adapter of scale {read_scale(folder)!r}".encode())
         _add_files(total, [folder / WEIGHTS_FILE])
     if parts.special_tokens is not None:
         for name, tensor in parts.special_tokens.tensors().items():
             _add_tensor(total, name, tensor)
+    if parts.index_head is not None:
+        for name, tensor in parts.index_head.state_dict().items():
+            _add_tensor(total, name, tensor.to(torch.bfloat16))
     return total.hexdigest()
 
 

@@ -25,18 +25,20 @@ class AnswerLayout:
         parts: in order, control tokens by name (``<|im_start|>``), text in which ``{question}`` is replaced,
             and ``{memory}`` where the latents go. Text is tokenised as text, so that no question can write a
             control token.
-        after: the control token after the latents; before them is [SoD].
+        after: the control token after the latents, before which is [SoD]; None: latents stand alone, and [SoD]
+            comes last, where the answer begins.
         clean: the answer in the decoder's output.
         max_question_tokens: the most tokens a question may have.
     """
 
     parts: tuple[str, ...]
-    after: str
+    after: str | None
     clean: Callable[[str], str]
     max_question_tokens: int
 
 
 MEMORY = "{memory}"
+READER = "reader"
 _MARKER = "Answer:"
 
 
@@ -67,7 +69,9 @@ LAYOUTS = {
         clean=clean_released,
         # The released code cuts the prompt, without its memory, at 1024 tokens; the rest of it takes about 40.
         max_question_tokens=960,
-    )
+    ),
+    # What nextmem_agents.training.reader trains: memories, question, [SoD].
+    READER: AnswerLayout(parts=(MEMORY, "{question}"), after=None, clean=str.strip, max_question_tokens=128),
 }  # fmt: skip
 
 
@@ -80,6 +84,8 @@ def answer_prompt(
         InvalidArgument: the question is no string, or has lone surrogates.
         CheckpointError: the tokenizer lacks a control token of the layout.
     """
+    if layout.after is None:
+        return reader_prompt(config, [latents], tokenizer.encode([question])[0])
     prompt: list[Segment] = []
     for part in layout.parts:
         if part == MEMORY:
@@ -92,13 +98,27 @@ def answer_prompt(
     return prompt
 
 
+def reader_prompt(config: CodecConfig, memories: Sequence[Segment], question: list[int]) -> list[Segment]:
+    """Memories (latents [L, D], or token ids), a question's token ids, and [SoD]."""
+    return [*memories, question, [config.start_of_decode]]
+
+
+def prompt_positions(config: CodecConfig, prompt: Sequence[Segment]) -> Tensor:
+    """Positions of a prompt, int64 [S]: 0, 1, 2 …; with aligned positions a latent takes as many as its
+    tokens would.
+    """
+    stride = (config.tokens_per_latent or 1) if config.positions == "aligned" else 1
+    steps = [stride if isinstance(segment, Tensor) else 1 for segment in prompt for _ in range(len(segment))]
+    return torch.tensor([0, *steps[:-1]]).cumsum(0)
+
+
 @torch.inference_mode()
 def inject_batch(
     backbone: Backbone, config: CodecConfig, prompts: Sequence[Sequence[Segment]], *, steps: Sequence[int]
 ) -> list[list[int]]:
     """Greedy continuations of prompts that mix token ids and latents.
 
-    Positions run 0, 1, 2 … over each prompt. Shorter prompts are padded at the right, behind the mask.
+    Positions are those of :func:`prompt_positions`. Shorter prompts are padded at the right, behind the mask.
 
     Args:
         backbone: the model in its decoder role.
@@ -112,12 +132,14 @@ def inject_batch(
     rows = [torch.cat([_embed(backbone, config, segment) for segment in prompt]) for prompt in prompts]
     n = torch.tensor([[len(row)] for row in rows], device=backbone.device)
     embeddings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    positions = torch.arange(embeddings.shape[1], device=backbone.device).expand(len(rows), -1)
-    mask = (positions < n).long()
+    numbered = [prompt_positions(config, prompt) for prompt in prompts]
+    positions = torch.nn.utils.rnn.pad_sequence(numbered, batch_first=True).to(backbone.device)
+    mask = (torch.arange(embeddings.shape[1], device=backbone.device) < n).long()
     cache = backbone.new_cache()
     hidden = backbone.hidden(embeddings, mask, positions, cache)
     last = hidden[torch.arange(len(rows), device=backbone.device), n[:, 0] - 1]
-    return continue_greedily(backbone, last, mask, n - 1, cache, steps=steps, ends=config.ends)
+    position = positions.gather(1, n - 1)
+    return continue_greedily(backbone, last, mask, position, cache, steps=steps, ends=config.ends)
 
 
 def _embed(backbone: Backbone, config: CodecConfig, segment: Segment) -> Tensor:

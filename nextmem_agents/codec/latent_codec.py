@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nextmem_agents.codec import checkpoint
@@ -17,6 +18,7 @@ from nextmem_agents.codec.chunking import chunk_text
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
+from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.injection import LAYOUTS, answer_prompt, inject_batch
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.official import read_official
@@ -41,6 +43,7 @@ class LatentCodec:
     Attributes:
         encoder: the backbone as encoder.
         decoder: the backbone as decoder; the same object where the codec has no adapters.
+        reader: the backbone as it answers; the decoder itself where no adapter was trained for that.
         tokenizer: text to token ids and back.
         config: what is neither weights nor tokenizer.
         fingerprint: SHA-256 (hex) of all that changes latents or decoding.
@@ -60,19 +63,22 @@ class LatentCodec:
         self.config = config
         self.fingerprint: str = config.fingerprint
         self.tokenizer = CodecTokenizer.parse(parts.tokenizer_json)
-        self.encoder, self.decoder = load_roles(parts, placement or Placement())
+        self.encoder, self.decoder, self.reader = load_roles(parts, placement or Placement())
         self.folder = folder
+        self.index_head = parts.index_head
         self._parts = parts
         self._elsewhere: dict[str, LatentCodec] = {}
         self._loading = threading.Lock()
         table = config.quantization_table
-        self.quantization_table = None if table is None else torch.tensor(table)
+        self.quantization_table = None if table is None else torch.tensor(table)[: config.kept]
 
     @classmethod
     def load(
         cls,
         name_or_folder: str | Path = "mini",
         *,
+        tokens_per_latent: int | None = None,
+        levels: int | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str = torch.float32,
         device_map: str | dict[str, Any] | None = None,
@@ -85,6 +91,10 @@ class LatentCodec:
         Args:
             name_or_folder: ``"mini"``, a folder that holds ``nextmem.json``, or a hub id that is in the local
                 cache.
+            tokens_per_latent: another density that the codec was trained at (``densities`` in its
+                ``nextmem.json``); a codec at another density is another codec, with a fingerprint of its own.
+            levels: quantise latents to 2, 3, 4 or 8 levels (1.6, 2 or 3 bits), or to 16 (NF4); with a fingerprint
+                of its own, too.
             device: where the model runs.
             dtype: the type of weights and activations; float32 on a CPU is what decodes the same everywhere.
             device_map: transformers' argument, in place of ``device``: spreads the backbone over devices.
@@ -95,10 +105,12 @@ class LatentCodec:
         Raises:
             CheckpointError: no such codec, an incomplete or altered folder, another architecture, or a
                 backbone without adapters.
+            InvalidArgument: a density or number of levels that the codec does not have.
             MissingExtra: ``load_in_4bit`` or ``device_map`` without the packages they need.
         """
         folder = checkpoint.find(name_or_folder, allow_download)
         config, parts = checkpoint.read(folder, allow_download)
+        config = checkpoint.at_density(config, parts, tokens_per_latent, levels)
         placement = Placement(device, dtype, device_map, attn_implementation, load_in_4bit)
         return cls(config, parts, placement, folder)
 
@@ -163,8 +175,10 @@ class LatentCodec:
                 "a backbone in 4 bits or with a device_map stays where it was loaded; load the codec again "
                 "there"
             )
-        for role in {self.encoder, self.decoder}:
+        for role in {self.encoder, self.decoder, self.reader}:
             role.model.to(device)
+        if self.index_head is not None:
+            self.index_head.to(device)
         return self
 
     @property
@@ -176,6 +190,11 @@ class LatentCodec:
     def dim(self) -> int:
         """D, the width of a latent."""
         return self.decoder.hidden_size
+
+    @property
+    def index_size(self) -> int:
+        """P, the width of an index vector."""
+        return self.dim if self.index_head is None else self.index_head.to_index.out_features
 
     @property
     def profile(self) -> str:
@@ -332,7 +351,7 @@ class LatentCodec:
 
         def work(rows: list[int]) -> list[list[int]]:
             chosen = [prompts[i] for i in rows]
-            return inject_batch(self.decoder, self.config, chosen, steps=[max_new_tokens] * len(rows))
+            return inject_batch(self.reader, self.config, chosen, steps=[max_new_tokens] * len(rows))
 
         ids = in_batches([sum(map(len, prompt)) for prompt in prompts], work)
         return [layout.clean(self._text(row)) for row in ids]
@@ -343,12 +362,48 @@ class LatentCodec:
         return self.config.answer_layout is not None
 
     def pool(self, latents: Latents) -> Tensor:
-        """The mean over each row's latents, float32 [B, D]: the vector that is searched (paper, task 3)."""
+        """The mean over each row's latents, float32 [B, D] (paper, task 3)."""
         self.check(latents)
         return latents.values.float().sum(1) / latents.lengths[:, None].to(latents.values.device)
 
+    def index_vectors(self, latents: Latents) -> Tensor:
+        """The one vector per row that an index searches, float32 [B, P] of length 1, on the CPU.
+
+        The index head's, where the codec has one; else the direction of :meth:`pool`.
+        """
+        self.check(latents)
+        if self.index_head is None:
+            return F.normalize(self.pool(latents), dim=-1).cpu()
+        return self.index_head.pooled(latents.values.float(), latents.lengths).cpu()
+
+    def late_interaction(self, queries: Latents, passages: Latents) -> Tensor:
+        """How well each passage answers each query, by the best match of every part of the query (MaxSim).
+
+        Args:
+            queries: Q rows.
+            passages: B rows.
+
+        Returns:
+            float32 [Q, B] in -1 … 1, on the CPU: means, weighted by the norms of the query's term vectors, of
+            the cosine to the passage's nearest term vector. Without an index head the latents themselves are
+            the terms, of equal weight.
+
+        Raises:
+            CodecMismatch: latents of another codec.
+        """
+        self.check(queries)
+        self.check(passages)
+        return late_interaction(*self._terms(queries), *self._terms(passages)).cpu()
+
+    def _terms(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        values = latents.values.float()
+        if self.index_head is None:
+            return F.normalize(values, dim=-1), latents.lengths
+        terms, _ = self.index_head(values)
+        return terms.flatten(1, 2), latents.lengths * terms.shape[2]
+
     def quantize(self, latents: Latents, *, as_released: bool = False) -> list[QuantizedLatents]:
-        """Each row in NF4, packed two codes to a byte, with FP8 scales.
+        """Each row in the codec's codes (NF4, or 2, 3, 4 or 8 levels), packed, with FP8 scales if it has any.
 
         Args:
             latents: this codec's.
@@ -370,12 +425,18 @@ class LatentCodec:
             values = values.to(self.encoder.dtype)
         table = self.quantization_table
         return quantize_batch(
-            values, latents.lengths, self.config.quantization, table, search=not as_released
+            values[..., : self.config.kept],
+            latents.lengths,
+            self.config.quantization,
+            table,
+            search=not as_released,
+            levels=self.config.levels,
         )
 
     def dequantize(self, rows: Sequence[QuantizedLatents], *, as_released: bool = False) -> Latents:
-        """Latents of NF4 rows; ``as_released`` rounds each value to bfloat16, as the released code does."""
+        """Latents of quantised rows; ``as_released`` rounds each value to bfloat16, as the released code does."""
         values, lengths = dequantize(rows, self.quantization_table, as_released)
+        values = F.pad(values, (0, self.dim - values.shape[-1]))
         return Latents(values.to(self.encoder.device), lengths.to(self.encoder.device), self.fingerprint)
 
     def check(self, latents: Latents) -> None:

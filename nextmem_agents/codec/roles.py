@@ -1,4 +1,4 @@
-"""From a codec's parts to its two roles: encoder and decoder, two views of one set of weights.
+"""From a codec's parts to its roles: encoder, decoder and perhaps a reader, views of one set of weights.
 
 decoder = backbone + stage 1; encoder = decoder + stage 2, as a side path. Stage 1 is merged into the weights.
 Where they are in 4 bits it stays beside them too: rounding the sum to 4 bits again would undo most of the
@@ -90,8 +90,8 @@ def _need(package: str, argument: str, extra: str) -> None:
         raise MissingExtra(f"{argument} needs {package}: pip install 'nextmem-agents[{extra}]'")
 
 
-def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone]:
-    """Encoder and decoder; the same object for a codec without adapters. Nothing is fetched from anywhere.
+def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, Backbone]:
+    """Encoder, decoder and reader; the same object where no adapter tells them apart. Nothing is fetched.
 
     Raises:
         CheckpointError: another architecture than Qwen3, unreadable or missing weights, or adapters that do
@@ -104,7 +104,7 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone]:
         parts.special_tokens.place(model)
     if parts.adapters is None:
         both = Backbone(model, parts.special_tokens)
-        return both, both
+        return both, both, _reader(both, parts)
     stage_1, stage_2 = (LoraAdapter.read(folder) for folder in parts.adapters)
     if placement.load_in_4bit:
         stage_1.attach(model)
@@ -112,7 +112,16 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone]:
         stage_1.merge(model)
     encoder = shared_view(model)
     stage_2.attach(encoder)
-    return Backbone(encoder, parts.special_tokens), Backbone(model, parts.special_tokens)
+    decoder = Backbone(model, parts.special_tokens)
+    return Backbone(encoder, parts.special_tokens), decoder, _reader(decoder, parts)
+
+
+def _reader(decoder: Backbone, parts: Parts) -> Backbone:
+    if parts.reader is None:
+        return decoder
+    model = shared_view(decoder.model)
+    LoraAdapter.read(parts.reader).attach(model)
+    return Backbone(model, parts.special_tokens)
 
 
 def _portable(described: dict[str, Any]) -> dict[str, Any]:

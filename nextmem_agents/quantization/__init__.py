@@ -1,7 +1,7 @@
-"""Latents in 4 bits, and the bytes that a store keeps for one chunk.
+"""Latents in 4 bits and fewer, and the bytes that a store keeps for one chunk.
 
-``QuantizedLatents`` and ``Payload`` need no torch; ``quantize``, ``quantize_batch`` and ``dequantize``
-import it when they are first used.
+``QuantizedLatents`` and ``Payload`` need no torch; ``quantize``, ``quantize_batch``, ``dequantize`` and
+``round_trip`` import it when they are first used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from nextmem_agents.quantization.latents import QuantizedLatents
 from nextmem_agents.quantization.payload import Payload, encode_binding, text_checksum
 
 if TYPE_CHECKING:
+    from nextmem_agents.quantization.fake_quantization import round_trip
     from nextmem_agents.quantization.schemes import dequantize, quantize, quantize_batch
 
 __all__ = [
@@ -21,11 +22,16 @@ __all__ = [
     "encode_binding",
     "quantize",
     "quantize_batch",
+    "round_trip",
     "text_checksum",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name == "round_trip":
+        from nextmem_agents.quantization.fake_quantization import round_trip
+
+        return round_trip
     if name in {"dequantize", "quantize", "quantize_batch"}:
         from nextmem_agents.quantization import schemes
 

@@ -7,7 +7,8 @@ all but the last byte), in its shortest form and at most 5 bytes. Sections follo
     0       2          magic: 4E 4D ("NM")
     2       1          version: 01
     3       1          flags
-                         bits 0-1  body: 0 = literal text, 1 = NF4 per_dimension, 2 = NF4 per_latent
+                         bits 0-1  body: 0 = literal text, 1 = NF4 per_dimension, 2 = NF4 per_latent,
+                                   3 = few levels
                          bit 2     a repair section follows
                          bit 3     a copy of the text is kept beside the latents
                          bit 4     the text section is deflated
@@ -31,6 +32,18 @@ all but the last byte), in its shortest form and at most 5 bytes. Sections follo
             varint     D
             D or L     FP8 E4M3 scales, each 00 to 7E: D of them for body 1, L for body 2
             L*ceil(D/2)  NF4 codes, L rows, two to a byte, first code in the high nibble, spare nibble 0
+
+    latents section, if the body is 3
+            varint     L
+            varint     D
+            1          levels: 02, 03, 04 or 08
+            L*row      codes, each 0 to levels-1, the lowest level first; L rows of
+              2 levels: ceil(D/8) bytes, eight codes to a byte: c0 in bit 0, c1 in bit 1 and so on
+              3 levels: ceil(D/5) bytes, five codes to a byte: c0 + 3*c1 + 9*c2 + 27*c3 + 81*c4, at most F2
+              4 levels: ceil(D/4) bytes, four to a byte: c0 in bits 0-1, c1 in bits 2-3 and so on
+              8 levels: ceil(3*D/8) bytes; c0 in bits 0-2, c1 in bits 3-5 and so on of the row read as one
+                        little-endian number (eight codes to three bytes)
+              the digits and bits that a row's last byte has left over are 0
 
     text section, if the body is 0 or a copy is kept
       not deflated:
@@ -62,6 +75,8 @@ from typing import Final
 from nextmem_agents.errors import InvalidArgument, PayloadError
 from nextmem_agents.quantization.binary import Reader, varint
 from nextmem_agents.quantization.latents import (
+    FEW_LEVELS,
+    NF4_LEVELS,
     QuantizedLatents,
     Scheme,
     n_code_bytes,
@@ -87,7 +102,7 @@ PROFILES: Final[dict[str, int]] = {
 
 _PROFILE_NAMES = {code: name for name, code in PROFILES.items()}
 
-_BODY_CODES: Final[dict[Scheme, int]] = {"per_dimension": 1, "per_latent": 2}
+_BODY_CODES: Final[dict[Scheme, int]] = {"per_dimension": 1, "per_latent": 2, "few_levels": 3}
 _BODY_SCHEMES = {code: scheme for scheme, code in _BODY_CODES.items()}
 
 _CODEC_ID_BYTES = 4
@@ -231,7 +246,10 @@ class Payload:
                 out += varint(position - before - 1) + varint(token)
         if self.latents is not None:
             n_latents, dim = self.latents.shape
-            out += varint(n_latents) + varint(dim) + self.latents.scales + self.latents.codes
+            out += varint(n_latents) + varint(dim)
+            if self.latents.scheme == "few_levels":
+                out.append(self.latents.levels)
+            out += self.latents.scales + self.latents.codes
         out += text_section
         if len(out) + _TAG_BYTES > MAX_PAYLOAD_BYTES:
             raise InvalidArgument(
@@ -294,7 +312,7 @@ def _parse(reader: Reader, max_token_id: int) -> Payload:
     reader.take(len(MAGIC) + 1, "the magic and version")
     flags, profile_code = reader.take(2, "the flags and profile")
     body = flags & _BODY
-    if flags & ~_KNOWN_FLAGS or (body and body not in _BODY_SCHEMES):
+    if flags & ~_KNOWN_FLAGS:
         raise PayloadError(f"unknown flags 0x{flags:02x} in the payload")
     if body == 0 and flags & (_REPAIR | _KEPT_TEXT):
         raise PayloadError("a literal payload is flagged to hold repair or a second copy of the text")
@@ -345,9 +363,12 @@ def _read_latents(reader: Reader, scheme: Scheme) -> QuantizedLatents:
         reader.number("the number of latents", 1, MAX_LATENTS),
         reader.number("the latents' width", 1, MAX_DIM),
     )
+    levels = reader.take(1, "the number of levels")[0] if scheme == "few_levels" else NF4_LEVELS
+    if scheme == "few_levels" and levels not in FEW_LEVELS:
+        raise PayloadError(f"{levels} levels: the format has {', '.join(map(str, FEW_LEVELS))}")
     scales = reader.take(n_scale_bytes(scheme, shape), "the scales")
-    codes = reader.take(n_code_bytes(shape), "the codes")
-    return QuantizedLatents(scheme, codes, scales, shape)
+    codes = reader.take(n_code_bytes(shape, levels), "the codes")
+    return QuantizedLatents(scheme, codes, scales, shape, levels)
 
 
 def _read_text(reader: Reader, n_bytes: int, deflated: bool) -> bytes:

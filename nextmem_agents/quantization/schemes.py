@@ -1,6 +1,6 @@
-"""Latents to 4 bits and back: where the scales lie, and how they are chosen.
+"""Latents to few bits and back: where the scales lie, and how they are chosen.
 
-Each value is the nearest NF4 code times an FP8 scale. Two schemes place the scales:
+In the first two schemes each value is the nearest NF4 code times an FP8 scale; the third has no scales:
 
 ``per_dimension``
     One scale for each of the D hidden dimensions, over the chunk's L latents. This is the format of the
@@ -8,11 +8,15 @@ Each value is the nearest NF4 code times an FP8 scale. Two schemes place the sca
 ``per_latent``
     Each value is first divided by a calibrated table (one float per dimension, part of the codec's
     configuration), then each latent has one scale. A short chunk costs L bytes of scales in place of D.
+``few_levels``
+    Each value is divided by that table, and is then the nearest of 2, 3, 4 or 8 Lloyd-Max levels (see
+    :mod:`~nextmem_agents.quantization.lloyd_max`): 1.6, 2 or 3 bits a value. Values beyond the outermost level
+    come back as that level.
 
-Range. A scale never overflows: an absolute maximum above 448 is stored as 448, and the values beyond it come
-back as ±448 (times the table). Between 0 and 2^-9 = 0.00195 there is no scale: what is nearer to 0 than to
-any code times 2^-9 comes back as 0. Zeros come back as zeros, and nothing becomes NaN. A codec's table should
-bring its latents near 1, where both ends are far.
+Range of the first two. A scale never overflows: an absolute maximum above 448 is stored as 448, and the
+values beyond it come back as ±448 (times the table). Between 0 and 2^-9 = 0.00195 there is no scale: what is
+nearer to 0 than to any code times 2^-9 comes back as 0. Zeros come back as zeros, and nothing becomes NaN. A
+codec's table should bring its latents near 1, where both ends are far.
 
 Everything is computed on the CPU, whichever device the latents are on, and every reduction has a fixed order:
 the bytes of one row depend neither on the device nor on the other rows of its batch.
@@ -26,7 +30,16 @@ import torch
 from torch import Tensor
 
 from nextmem_agents.errors import InvalidArgument
-from nextmem_agents.quantization.latents import MAX_SCALE_BYTE, SCHEMES, QuantizedLatents, Scheme
+from nextmem_agents.quantization import lloyd_max
+from nextmem_agents.quantization.latents import (
+    MAX_SCALE_BYTE,
+    NF4_LEVELS,
+    SCHEMES,
+    QuantizedLatents,
+    Scheme,
+    check_levels,
+    n_row_bytes,
+)
 from nextmem_agents.quantization.nf4 import (
     CPU,
     byte_tensor,
@@ -58,33 +71,43 @@ _TABLE_RANGE = (1e-20, 1e20)
 
 
 def quantize(
-    latents: Tensor, scheme: Scheme, table: Tensor | None = None, search: bool = True
+    latents: Tensor,
+    scheme: Scheme,
+    table: Tensor | None = None,
+    search: bool = True,
+    levels: int = NF4_LEVELS,
 ) -> QuantizedLatents:
     """Quantise one chunk's latents.
 
     Args:
         latents: floating point ``[L, D]``, on any device; all but bfloat16 is worked on in float32.
         scheme: where the scales are; see the module's text.
-        table: float32 ``[D]``, positive; ``per_latent`` needs it and ``per_dimension`` takes none.
+        table: float32 ``[D]``, positive; ``per_latent`` and ``few_levels`` need it and ``per_dimension`` takes
+            none.
         search: choose codes against the rounded scale, and the scale among neighbouring FP8 values by least
             squared error in the latents' own units. ``False`` with ``per_dimension`` gives the released
             quantiser's bits: codes against the unrounded scale, the lower of two equally near, in bfloat16
             where the latents are. ``False`` with ``per_latent`` takes the rounded absolute maximum.
+            ``few_levels`` has nothing to search.
+        levels: 2, 3, 4 or 8 for ``few_levels``; 16 for the others.
 
     Returns:
-        Packed codes and scales: ``L * ceil(D / 2)`` bytes and D (per dimension) or L (per latent) bytes.
+        Packed codes and scales: ``L * ceil(D / 2)`` bytes and D (per dimension) or L (per latent) bytes;
+        ``L * n_row_bytes(D, levels)`` bytes with few levels.
 
     Raises:
-        InvalidArgument: a wrong shape, scheme or table, or a value that is not finite.
+        InvalidArgument: a wrong shape, scheme, table or number of levels, or a value that is not finite.
 
     >>> quantize(torch.zeros(15, 4096), "per_dimension").n_bytes
     34816
     >>> quantize(torch.tensor([[1.0, -0.5, 0.0]]), "per_latent", table=torch.ones(3))
-    QuantizedLatents(scheme='per_latent', codes=b'\\xf2p', scales=b'8', shape=(1, 3))
+    QuantizedLatents(scheme='per_latent', codes=b'\\xf2p', scales=b'8', shape=(1, 3), levels=16)
+    >>> quantize(torch.randn(8, 256), "few_levels", table=torch.ones(256), levels=3).n_bytes
+    416
     """
     if latents.dim() != 2:
         raise InvalidArgument(f"one chunk's latents are [L, D], not {list(latents.shape)}")
-    return quantize_batch(latents[None], [latents.shape[0]], scheme, table, search)[0]
+    return quantize_batch(latents[None], [latents.shape[0]], scheme, table, search, levels)[0]
 
 
 def quantize_batch(
@@ -93,31 +116,37 @@ def quantize_batch(
     scheme: Scheme,
     table: Tensor | None = None,
     search: bool = True,
+    levels: int = NF4_LEVELS,
 ) -> list[QuantizedLatents]:
     """Quantise a padded batch: :func:`quantize` for every row, bit for bit, in one pass.
 
     Args:
         latents: floating point ``[B, L, D]``; what lies beyond a row's length is ignored, whatever it is.
         lengths: ``[B]``, each from 1 to L.
-        scheme: see :func:`quantize`, like ``table`` and ``search``.
-        table: float32 ``[D]`` for ``per_latent``.
+        scheme: see :func:`quantize`, like all that follow.
+        table: float32 ``[D]`` for ``per_latent`` and ``few_levels``.
         search: see :func:`quantize`.
+        levels: see :func:`quantize`.
 
     Returns:
         B quantised chunks, in order.
 
     Raises:
-        InvalidArgument: a wrong shape, scheme, length or table, or a value that is not finite (row named).
+        InvalidArgument: a wrong shape, scheme, length, table or number of levels, or a value that is not finite
+            (row named).
 
     >>> [q.shape for q in quantize_batch(torch.ones(2, 3, 8), [3, 1], "per_latent", torch.ones(8))]
     [(3, 8), (1, 8)]
     """
     x, sizes = _checked(latents, lengths)
     scale_table = _checked_table(scheme, table, dim=x.shape[-1])
+    check_levels(scheme, levels)
     if not sizes:
         return []
     if scale_table is None:
         return _quantize_per_dimension(x, sizes, search)
+    if scheme == "few_levels":
+        return _quantize_few_levels(x, sizes, scale_table, levels)
     return _quantize_per_latent(x, sizes, scale_table, search)
 
 
@@ -127,8 +156,8 @@ def dequantize(
     """Give the latents back.
 
     Args:
-        rows: quantised chunks of one scheme and one D.
-        table: float32 ``[D]`` for ``per_latent``, the one that quantised them.
+        rows: quantised chunks of one scheme, one number of levels and one D.
+        table: float32 ``[D]`` for ``per_latent`` and ``few_levels``, the one that quantised them.
         as_released: round as the released code does, for ``per_dimension``: code and scale in bfloat16, and
             their product too. Otherwise the product is float32.
 
@@ -137,7 +166,7 @@ def dequantize(
         ``[0, 0, 0]`` and ``[0]``.
 
     Raises:
-        InvalidArgument: schemes or widths are mixed, or the table is missing or of another width.
+        InvalidArgument: schemes, levels or widths are mixed, or the table is missing or of another width.
 
     >>> row = quantize(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), "per_dimension")
     >>> values, lengths = dequantize([row])
@@ -148,12 +177,12 @@ def dequantize(
     if not batch:
         no_lengths = torch.zeros(0, dtype=torch.long, device=CPU)
         return torch.zeros(0, 0, 0, dtype=torch.float32, device=CPU), no_lengths
-    scheme, dim = batch[0].scheme, batch[0].shape[1]
+    scheme, levels, dim = batch[0].scheme, batch[0].levels, batch[0].shape[1]
     for i, row in enumerate(batch):
-        if row.scheme != scheme or row.shape[1] != dim:
+        if (row.scheme, row.levels, row.shape[1]) != (scheme, levels, dim):
             raise InvalidArgument(
-                f"row {i} is {row.scheme} of width {row.shape[1]}, row 0 is {scheme} of width {dim}: "
-                "one call takes one scheme and one width"
+                f"row {i} is {row.scheme} ({row.levels} levels) of width {row.shape[1]}, row 0 is {scheme} "
+                f"({levels}) of width {dim}: one call takes one scheme and one width"
             )
     scale_table = _checked_table(scheme, table, dim)
     if as_released and scheme != "per_dimension":
@@ -162,18 +191,27 @@ def dequantize(
     lengths = torch.tensor([row.shape[0] for row in batch], device=CPU)
     valid = _valid(lengths, int(lengths.max()))
     packed = byte_tensor(b"".join(row.codes for row in batch))
-    values = pair_values(as_released).index_select(0, packed.int()).view(-1, dim + dim % 2)[:, :dim]
-    scales = scale_values().index_select(0, byte_tensor(b"".join(row.scales for row in batch)).int())
-    if scale_table is None:
-        values *= scales.view(len(batch), dim).repeat_interleave(lengths, dim=0)
-        if as_released:
-            values = values.bfloat16().float()
+    if scheme == "few_levels":
+        codes = lloyd_max.unpack(packed.view(-1, n_row_bytes(dim, levels)), dim, levels)
+        values = lloyd_max.level_values(levels)[codes.int()]
     else:
-        values *= scales[:, None]
+        values = pair_values(as_released).index_select(0, packed.int()).view(-1, dim + dim % 2)[:, :dim]
+        values *= _scales_of(batch, lengths)
+    if scale_table is not None:
         values *= scale_table
+    elif as_released:
+        values = values.bfloat16().float()
     padded = values.new_zeros(*valid.shape, dim)
     padded[valid] = values
     return padded, lengths
+
+
+def _scales_of(batch: Sequence[QuantizedLatents], lengths: Tensor) -> Tensor:
+    """The scale of each value, float32 [all latents, D or 1]."""
+    scales = scale_values().index_select(0, byte_tensor(b"".join(row.scales for row in batch)).int())
+    if batch[0].scheme == "per_latent":
+        return scales[:, None]
+    return scales.view(len(batch), -1).repeat_interleave(lengths, dim=0)
 
 
 def _quantize_per_dimension(x: Tensor, sizes: list[int], search: bool) -> list[QuantizedLatents]:
@@ -214,6 +252,16 @@ def _quantize_per_latent(x: Tensor, sizes: list[int], table: Tensor, search: boo
         rows.append(QuantizedLatents("per_latent", codes_of_row, bytes(scales[start:end]), (size, dim)))
         start = end
     return rows
+
+
+def _quantize_few_levels(x: Tensor, sizes: list[int], table: Tensor, levels: int) -> list[QuantizedLatents]:
+    latents = x[_valid(torch.tensor(sizes, device=CPU), x.shape[1])].float()
+    codes = torch.bucketize(latents / table, lloyd_max.thresholds(levels)).to(torch.uint8)
+    packed = torch.split(lloyd_max.pack(codes, levels), sizes)
+    return [
+        QuantizedLatents("few_levels", rows.numpy().tobytes(), b"", (size, x.shape[-1]), levels)
+        for rows, size in zip(packed, sizes, strict=True)
+    ]
 
 
 def _search(
@@ -321,7 +369,7 @@ def _checked_table(scheme: Scheme, table: Tensor | None, dim: int) -> Tensor | N
             raise InvalidArgument("per_dimension takes no table: its scales are the chunk's own")
         return None
     if table is None:
-        raise InvalidArgument("per_latent needs the codec's table of scales, one float per dimension")
+        raise InvalidArgument(f"{scheme} needs the codec's table of scales, one float per dimension")
     checked = table.detach().to("cpu", torch.float32)
     low, high = _TABLE_RANGE
     if checked.shape != (dim,):

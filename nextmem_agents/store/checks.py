@@ -15,9 +15,10 @@ import numpy.typing as npt
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.store.records import NewRecord, Scalar
 
-WORD_FIELDS = frozenset({"session", "agent", "role", "id"})
-TIME_FIELDS = frozenset({"occurred_at", "created_at", "updated_at"})
-RESERVED_FIELDS = WORD_FIELDS | TIME_FIELDS
+WORD_FIELDS = frozenset({"session", "agent", "role", "id", "written_by", "derived_from", "supersedes"})
+TIME_FIELDS = frozenset({"occurred_at", "created_at", "updated_at", "valid_from", "valid_to", "expires_at"})
+NUMBER_FIELDS = frozenset({"importance"})
+RESERVED_FIELDS = WORD_FIELDS | TIME_FIELDS | NUMBER_FIELDS
 """Fields of every record; metadata cannot use their names."""
 
 MAX_NAME_LENGTH = 256
@@ -158,6 +159,15 @@ def check_record(record: object, dim: int) -> NewRecord:
         raise InvalidArgument(f"memory {id_!r}: payloads must be one or more byte strings")
     if not isinstance(record.terms, Mapping):
         raise InvalidArgument(f"memory {id_!r}: terms is a dictionary of counts")
+    times = {
+        name: None if value is None else check_time(name, value)
+        for name in ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
+        for value in (getattr(record, name),)
+    }
+    if times["valid_from"] and times["valid_to"] and times["valid_to"] <= times["valid_from"]:
+        raise InvalidArgument(f"memory {id_!r}: valid_to must be later than valid_from")
+    if not isinstance(record.fold, bool):
+        raise InvalidArgument(f"memory {id_!r}: fold is a boolean, not {record.fold!r:.80}")
     return NewRecord(
         id=id_,
         payloads=payloads,
@@ -169,9 +179,24 @@ def check_record(record: object, dim: int) -> NewRecord:
         session=_check_optional("session", record.session),
         agent=_check_optional("agent", record.agent),
         role=_check_optional("role", record.role),
-        occurred_at=None if record.occurred_at is None else check_time("occurred_at", record.occurred_at),
         metadata=check_metadata(record.metadata),
+        importance=check_importance(record.importance),
+        written_by=_check_optional("written_by", record.written_by),
+        derived_from=_check_optional("derived_from", record.derived_from),
+        supersedes=None if record.supersedes is None else check_id(record.supersedes),
+        digest=_check_optional("digest", record.digest),
+        fold=record.fold,
+        **times,
     )
+
+
+def check_importance(value: object) -> float | None:
+    """Return an importance, a number from 0 to 1, or None; ``InvalidArgument`` for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidArgument(f"importance is a number from 0 to 1, not {value!r:.80}")
+    return float(value)
 
 
 def check_time(name: str, value: object) -> datetime:

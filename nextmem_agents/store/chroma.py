@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextmem_agents.errors import InvalidArgument, StoreError
+from nextmem_agents.store.hnsw_files import zero_spare
 
 # Recall@10 against an exact scan of 5,000 random 256-d vectors: 0.78 at Chroma's defaults, 1.00 with these.
 HNSW = {"space": "cosine", "max_neighbors": 32, "ef_construction": 400, "ef_search": 400}
@@ -28,8 +32,7 @@ _failed_starts: Counter[Path | None] = Counter()
 class ChromaIndex:
     """One shared collection; a chunk's id is ``{version}.{chunk}`` and its scope a mandatory filter.
 
-    Everything raises ``StoreError`` when Chroma fails. ``embedding_function=None`` goes with every call that
-    takes
+    Everything raises ``StoreError`` when Chroma fails. ``embedding_function=None`` goes with every call that takes
     it: without, Chroma falls back to a model that it downloads.
 
     Args:
@@ -111,6 +114,33 @@ class ChromaIndex:
                     embeddings=vectors[part],
                     metadatas=[{"scope": scope} for scope in scopes[part]],
                 )
+        self._scrub()
+
+    def agrees(self, ids: Sequence[str], vectors: npt.NDArray[np.float32]) -> list[bool | None]:
+        """For each id, whether the index holds this vector (``[n, D]``, of unit length); None where it has lost it.
+
+        Chroma's own count does not tell: a row can be in its tables and not in its graph, and then it is never found.
+        """
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        for part in self._parts(len(ids)):
+            self._read_vectors(list(ids[part]), found)
+        return [
+            None if id_ not in found else bool(np.allclose(found[id_], vector, atol=1e-4))
+            for id_, vector in zip(ids, vectors, strict=True)
+        ]
+
+    def _read_vectors(self, ids: list[str], found: dict[str, npt.NDArray[np.float32]]) -> None:
+        if not ids:
+            return
+        try:
+            with _reporting("read vectors"):
+                page = self._collection.get(ids=ids, include=["embeddings"])
+            found.update(zip(page["ids"], page["embeddings"], strict=True))
+        except StoreError:
+            # One row that the graph has lost fails the whole page: halve until it is alone.
+            if len(ids) > 1:
+                self._read_vectors(ids[: len(ids) // 2], found)
+                self._read_vectors(ids[len(ids) // 2 :], found)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Take ids out; one that is not there is passed over."""
@@ -160,6 +190,65 @@ class ChromaIndex:
                     client.delete_collection(self._name)
             finally:
                 client.close()
+        self._scrub()
+
+    def make_elsewhere(self, database: Path) -> bool:
+        """Replace the files by ones that a process of its own makes from the records; True if there is an index.
+
+        A process that has never held an erased vector cannot write it. The index must be closed, and what the
+        database holds, committed.
+        """
+        if self._folder is None:
+            return False
+        fresh = self.fresh_folder
+        self.remove_leftovers()
+        if not self._folder.exists():
+            return False
+        arguments = [
+            str(database),
+            str(fresh),
+            str(self._identity["dim"]),
+            str(self._identity["fingerprint"]),
+        ]
+        done = subprocess.run(  # noqa: S603 -- this package's own module
+            [sys.executable, "-m", "nextmem_agents.store.index_process", *arguments],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise StoreError(
+                f"the process that makes the index of {self._folder} anew failed: {done.stderr.strip()[-500:]}"
+            )
+        self._remove_files()
+        try:
+            fresh.rename(self._folder)
+        except OSError as error:
+            raise StoreError(f"the new index cannot be put in its place, {self._folder}: {error}") from error
+        return True
+
+    @property
+    def fresh_folder(self) -> Path:
+        """Where an index is made that will take this one's place."""
+        assert self._folder is not None  # noqa: S101 -- callers have a folder
+        return self._folder.with_name(self._folder.name + ".new")
+
+    def remove_leftovers(self) -> None:
+        """Remove what an interrupted :meth:`make_elsewhere` left."""
+        if self._folder is not None:
+            shutil.rmtree(self.fresh_folder, ignore_errors=True)
+
+    def _scrub(self) -> None:
+        if self._folder is None or not self._folder.exists():
+            return
+        try:
+            zero_spare(self._folder)
+        except OSError as error:
+            raise StoreError(
+                f"the spare room of the index {self._folder} cannot be cleared: {error}"
+            ) from error
 
     def _remove_files(self) -> None:
         if self._folder is None or not self._folder.exists():

@@ -6,14 +6,14 @@ import builtins
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from types import TracebackType
 
 import numpy.typing as npt
 
 from nextmem_agents.errors import InvalidArgument, MemoryNotFound, ReadOnlyStore, StoreClosed, StoreError
 from nextmem_agents.store import folder as folders
-from nextmem_agents.store import tables
+from nextmem_agents.store import maintenance, tables
 from nextmem_agents.store.checks import (
     check_count,
     check_id,
@@ -23,11 +23,23 @@ from nextmem_agents.store.checks import (
     check_terms,
     check_vector,
     check_versions,
+    time_to_text,
 )
+from nextmem_agents.store.clock import moment, utc_now
 from nextmem_agents.store.exact import unit
 from nextmem_agents.store.filters import check_where
 from nextmem_agents.store.folder import Codec, Folder
-from nextmem_agents.store.records import NewRecord, Postings, Progress, Record, Where
+from nextmem_agents.store.records import (
+    Access,
+    Check,
+    NewRecord,
+    Postings,
+    Progress,
+    Receipt,
+    Record,
+    Report,
+    Where,
+)
 
 EXACT_LIMIT = 20_000
 PAGE = 200
@@ -84,7 +96,7 @@ class EmbeddedStore:
         limit = check_count("exact_limit", exact_limit)
         return cls(folders.acquire(folder, codec, read_only), read_only, limit)
 
-    def put(self, scope: str, records: Sequence[NewRecord]) -> None:
+    def put(self, scope: str, records: Sequence[NewRecord]) -> builtins.list[str]:
         """Write all records in one transaction; see ``Store.put``."""
         name = check_scope(scope)
         if isinstance(records, NewRecord):
@@ -92,13 +104,21 @@ class EmbeddedStore:
         with self._use(writing=True) as folder:
             checked = [check_record(record, folder.codec.dim) for record in records]
             if not checked:
-                return
-            now = datetime.now(timezone.utc)
+                return []
+            now = utc_now()
+            written = []
             with folder.database.transaction(write=True) as sql:
+                tables.sweep(sql, time_to_text(now))
+                folder.write_touches(sql)
                 key = tables.make_scope(sql, name)
+                tables.check_supersedes(sql, key, name, checked)
                 for record in checked:
-                    tables.insert(sql, key, record, now)
+                    repeated = tables.repeat_of(sql, key, record) if record.fold else None
+                    if repeated is None:
+                        tables.insert(sql, key, record, now)
+                    written.append(repeated or record.id)
             folder.wrote(key)
+            return written
 
     def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
         """The current records of these ids, in order; see ``Store.get``."""
@@ -110,18 +130,23 @@ class EmbeddedStore:
             return [found[version] for version in versions]
 
     def list(
-        self, scope: str, where: Where | None = None, newest_first: bool = False, limit: int | None = None
+        self,
+        scope: str,
+        where: Where | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+        after: str | None = None,
+        as_of: datetime | None = None,
     ) -> Iterator[Record]:
-        """All current records that match, by write order, in pages; see ``Store.list``."""
-        name = check_scope(scope)
+        """All records that match, by write order, in pages; see ``Store.list``."""
+        name, at = check_scope(scope), moment(as_of)
         check_where(where)
         limit = None if limit is None else check_count("limit", limit)
+        after = None if after is None else check_id(after)
         with self._use() as folder, folder.database.transaction() as sql:
             key = tables.scope_key(sql, name)
-            if key is None:
-                return iter(())
-            versions = tables.matching_versions(sql, key, where)
-        return self._pages(key, (versions[::-1] if newest_first else versions)[:limit].tolist())
+            versions = tables.listed_versions(sql, key, name, where, newest_first, limit, after, at)
+        return iter(()) if key is None else self._pages(key, versions)
 
     def _pages(self, key: int, versions: Sequence[int]) -> Iterator[Record]:
         for start in range(0, len(versions), PAGE):
@@ -155,31 +180,65 @@ class EmbeddedStore:
             return {} if key is None else tables.payloads(sql, key, wanted)
 
     def nearest(
-        self, scope: str, vector: npt.ArrayLike, k: int, where: Where | None = None
+        self,
+        scope: str,
+        vector: npt.ArrayLike,
+        k: int,
+        where: Where | None = None,
+        as_of: datetime | None = None,
     ) -> builtins.list[tuple[int, float]]:
         """The k most similar memories as (version, cosine); see ``Store.nearest``."""
-        name, k = check_scope(scope), check_count("k", k)
+        name, k, at = check_scope(scope), check_count("k", k), moment(as_of)
         check_where(where)
         with self._use() as folder:
             query = unit(check_vector("the query vector", vector, (folder.codec.dim,)))
-            return folder.nearest(name, query, k, where, self._exact_limit)
+            return folder.nearest(name, query, k, where, self._exact_limit, at)
 
-    def postings(self, scope: str, terms: Sequence[str], where: Where | None = None) -> Postings:
+    def postings(
+        self, scope: str, terms: Sequence[str], where: Where | None = None, as_of: datetime | None = None
+    ) -> Postings:
         """The lexical index's answer to a query's terms; see ``Store.postings``."""
-        name, wanted = check_scope(scope), check_terms(terms)
+        name, wanted, at = check_scope(scope), check_terms(terms), moment(as_of)
         check_where(where)
         with self._use() as folder, folder.database.transaction() as sql:
-            return tables.postings(sql, tables.scope_key(sql, name), wanted, where)
+            return tables.postings(sql, tables.scope_key(sql, name), wanted, where, at)
 
     def neighbours(
-        self, scope: str, versions: Sequence[int], where: Where | None = None
+        self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None
     ) -> dict[int, builtins.list[int]]:
         """What was written directly before and after in the same session; see ``Store.neighbours``."""
-        name, wanted = check_scope(scope), check_versions(versions)
+        name, wanted, at = check_scope(scope), check_versions(versions), moment(as_of)
         check_where(where)
         with self._use() as folder, folder.database.transaction() as sql:
             key = tables.scope_key(sql, name)
-            return {} if key is None else tables.neighbours(sql, key, wanted, where)
+            return {} if key is None else tables.neighbours(sql, key, wanted, where, at)
+
+    def touch(self, scope: str, versions: Sequence[int]) -> None:
+        """Note that these were recalled; see ``Store.touch``."""
+        name, recalled = check_scope(scope), check_versions(versions)
+        with self._use() as folder:
+            if self._read_only or not recalled:
+                return
+            with folder.database.transaction() as sql:
+                key = tables.scope_key(sql, name)
+            if key is not None:
+                now = time_to_text(utc_now())
+                folder.touch(key, dict.fromkeys(recalled, now))
+
+    def accesses(self, scope: str, versions: Sequence[int]) -> dict[int, Access]:
+        """How often and when each was recalled; see ``Store.accesses``."""
+        name, wanted = check_scope(scope), check_versions(versions)
+        with self._use() as folder, folder.database.transaction() as sql:
+            key = tables.scope_key(sql, name)
+            if key is None:
+                return {}
+            here = tables.records(sql, key, wanted).keys()
+            found = tables.accesses(sql, key, list(here))
+            for version, (count, last) in folder.noted(key).items():
+                if version in here:
+                    written = found[version].count if version in found else 0
+                    found[version] = Access(written + count, datetime.fromisoformat(last))
+            return found
 
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions; see ``Store.forget``."""
@@ -199,6 +258,7 @@ class EmbeddedStore:
     def _forget(self, name: str, ids: Sequence[str] | None, where: Where | None) -> int:
         with self._use(writing=True) as folder:
             with folder.database.transaction(write=True) as sql:
+                tables.sweep(sql, moment().now)
                 key = tables.scope_key(sql, name)
                 if ids is None:
                     ids = [] if key is None else tables.matching_ids(sql, key, where)
@@ -206,6 +266,40 @@ class EmbeddedStore:
             if key is not None and forgotten:
                 folder.wrote(key)
             return forgotten
+
+    def erase(self, scope: str) -> Receipt:
+        """Delete every memory of the scope and its bytes in every file of the folder; see ``Store.erase``.
+
+        The database is written anew and the index made by another process; then every file is read to its end
+        for the bytes of the scope's payloads and vectors. What another scope holds too, such as the vector of the
+        same words, is not counted.
+        """
+        name = check_scope(scope)
+        with self._use(writing=True) as folder:
+            return maintenance.erase(folder, name)
+
+    def purge(self) -> int:
+        """Delete what has expired; see ``Store.purge``. Every write and every opening does so as well."""
+        with self._use(writing=True) as folder:
+            with folder.database.transaction(write=True) as sql:
+                purged = tables.sweep(sql, moment().now)
+            if purged:
+                folder.wrote(None)
+            return purged
+
+    def dump(self, scope: str) -> Iterator[NewRecord]:
+        """Every version as it was put, oldest first, in pages; see ``Store.dump``."""
+        name = check_scope(scope)
+        with self._use() as folder, folder.database.transaction() as sql:
+            key = tables.scope_key(sql, name)
+            versions = [] if key is None else tables.kept_versions(sql, key)
+        return iter(()) if key is None else self._dumped(key, versions)
+
+    def _dumped(self, key: int, versions: Sequence[int]) -> Iterator[NewRecord]:
+        for start in range(0, len(versions), PAGE):
+            with self._use() as folder, folder.database.transaction() as sql:
+                page = [*tables.dump(sql, key, folder.codec.dim, versions[start : start + PAGE])]
+            yield from (record for _, record in page)
 
     def count(self, scope: str) -> int:
         """How many memories the scope holds."""
@@ -230,10 +324,25 @@ class EmbeddedStore:
             assert folder.index is not None  # noqa: S101 -- only a read-only folder has none
             return folder.index.rebuild(progress)
 
+    def verify(self, check: Check, progress: Progress | None = None) -> Report:
+        """Look at every version, payload and vector; see ``Store.verify``.
+
+        The index is compared vector by vector, so that rows which only its graph has lost are found, and mended.
+        A read-only store has no index; its report says that the index was not repaired.
+        """
+        with self._use() as folder:
+            return maintenance.verify(folder, check, progress)
+
+    def compact(self) -> None:
+        """Write the database anew and let another process make the index; see ``Store.compact``."""
+        with self._use(writing=True) as folder:
+            folder.remove_bytes()
+
     def flush(self) -> None:
         """Bring the Chroma index up to date; a failure is logged, and tried again at the next flush."""
         with self._use() as folder:
             if folder.index is not None:
+                folder.write_touches()
                 folder.index.flush()
 
     def close(self) -> None:

@@ -8,8 +8,11 @@ Several keys are ANDed, and so are several operators on one key::
 - A field that a memory lacks never matches, except by ``$ne``: "not equal" holds for what is not there.
 - Integers and floats compare as numbers, strings by code points. A boolean equals only a boolean, a number
   only a number: ``1`` does not match ``True``, and ``{"$gt": 5}`` does not match ``"7"``.
-- ``session agent role id`` are text. ``occurred_at created_at updated_at`` take datetimes or ISO 8601
-  strings; a naive one is taken as UTC.
+- ``session agent role id written_by derived_from supersedes`` are text, and ``importance`` is a number.
+  ``occurred_at created_at updated_at valid_from valid_to expires_at`` take datetimes or ISO 8601 strings; a
+  naive one is taken as UTC.
+- Time belongs to every selection: what has expired is never in one, and what holds no longer is only in one that
+  asks about the time when it did.
 
 Values only ever travel as bound parameters.
 """
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.store.checks import (
+    NUMBER_FIELDS,
     RESERVED_FIELDS,
     TIME_FIELDS,
     WORD_FIELDS,
@@ -30,6 +34,7 @@ from nextmem_agents.store.checks import (
     check_time,
     time_to_text,
 )
+from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.records import Scalar, Where
 
 COMPARISONS = {"$eq": "=", "$ne": "<>", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -54,24 +59,50 @@ def kind_of(value: Scalar) -> str:
     return TEXT if isinstance(value, str) else NUMBER
 
 
-def select_current(scope: int, where: Where | None = None) -> Clause:
-    """The condition for the current memories of one scope that match ``where``.
+def select_current(scope: int, where: Where | None = None, at: Moment | None = None) -> Clause:
+    """The condition for the memories of one scope that hold, now or at a time, and match ``where``.
 
     Args:
         scope: the scope's key in the database.
         where: the filter; None or empty selects the whole scope.
+        at: when the read takes place and which time it asks about; now, by default.
 
     Raises:
         InvalidArgument: for an unknown operator, a malformed value or a malformed key; it says what to write.
     """
-    clauses = [Clause("m.scope = ? AND m.current = 1", [scope])]
-    if where is not None:
-        if not isinstance(where, Mapping):
-            raise InvalidArgument(
-                f"where is a dictionary such as {{'role': 'user'}}, not {type(where).__name__}"
-            )
-        for key, condition in where.items():
-            clauses += _conditions(scope, key, condition)
+    at = at or moment()
+    if at.as_of is None:
+        holds = Clause("m.current = 1 AND (m.valid_to IS NULL OR m.valid_to > ?)", [at.now])
+    else:
+        holds = Clause("m.valid_from <= ? AND (m.valid_to IS NULL OR m.valid_to > ?)", [at.as_of, at.as_of])
+    return _join([_of_scope(scope), holds, unexpired(at), *_filters(scope, where)])
+
+
+def select_kept(scope: int, where: Where | None = None, at: Moment | None = None) -> Clause:
+    """As :func:`select_current`, with the memories that hold no longer: what there is to forget."""
+    return _join(
+        [_of_scope(scope), Clause("m.current = 1", []), unexpired(at or moment()), *_filters(scope, where)]
+    )
+
+
+def unexpired(at: Moment) -> Clause:
+    """The condition for what has not expired."""
+    return Clause("(m.expires_at IS NULL OR m.expires_at > ?)", [at.now])
+
+
+def _of_scope(scope: int) -> Clause:
+    return Clause("m.scope = ?", [scope])
+
+
+def _filters(scope: int, where: Where | None) -> list[Clause]:
+    if where is None:
+        return []
+    if not isinstance(where, Mapping):
+        raise InvalidArgument(f"where is a dictionary such as {{'role': 'user'}}, not {type(where).__name__}")
+    return [clause for key, condition in where.items() for clause in _conditions(scope, key, condition)]
+
+
+def _join(clauses: list[Clause]) -> Clause:
     parameters = [value for clause in clauses for value in clause.parameters]
     if len(parameters) > MAX_VALUES:
         raise InvalidArgument(f"a filter takes at most {MAX_VALUES} values; ask in several calls")
@@ -127,6 +158,8 @@ def _value(field: str, operator: str, value: Any) -> Scalar:
         raise InvalidArgument(
             f"where {field!r}: this field is text; compare it with a string, not {value!r:.80}"
         )
+    if field in NUMBER_FIELDS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InvalidArgument(f"where {field!r}: this field is a number; it is not {value!r:.80}")
     if isinstance(value, float) and math.isinf(value):
         return float(value)
     if isinstance(value, bool) and operator in RANGES:

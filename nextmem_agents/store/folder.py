@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,18 @@ import numpy as np
 from nextmem_agents.errors import CodecMismatch, InvalidArgument, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.chroma import ChromaIndex
+from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.exact import Block, Matrices, Vectors, Versions, rank, unit
 from nextmem_agents.store.indexing import Indexer
 from nextmem_agents.store.lock import WriterLock
 from nextmem_agents.store.records import Where
 from nextmem_agents.store.sqlite import Database, inspect
 
+logger = logging.getLogger(__name__)
+
 MEMORY = ":memory:"
+TOUCHES = 256
+"""How many recalls are noted before they are written by themselves; any write takes them along."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Folder:
         self._lock: WriterLock | None = None
         self._matrices = Matrices()
         self._seen_changes = 0
+        self._touched: dict[int, dict[int, tuple[int, str]]] = {}
         if path is not None:
             _prepare(path, read_only)
             file = path / "records.sqlite3"
@@ -62,6 +70,7 @@ class Folder:
                     self.index = Indexer(self.database, chroma, codec.dim)
                     if path is not None:
                         self.index.recover()
+                        self._finish()
             except BaseException:
                 self.database.close()
                 raise
@@ -75,6 +84,7 @@ class Folder:
         with self.mutex:
             try:
                 if self.index is not None:
+                    self.write_touches()
                     self.index.close()
             finally:
                 self.database.close()
@@ -85,25 +95,84 @@ class Folder:
         """Raise ``CodecMismatch`` unless the folder belongs to this codec."""
         _compare(self.path, self.codec, codec)
 
-    def wrote(self, scope: int) -> None:
-        """After a write to a scope: let go of what was cached of it, and flush the index when it is time."""
-        self._matrices.drop(scope)
+    def wrote(self, scope: int | None) -> None:
+        """After a write to a scope, or to all: let go of what was cached, and flush the index when it is time."""
+        if scope is None:
+            self._matrices.clear()
+        else:
+            self._matrices.drop(scope)
         if self.index is not None:
             self.index.wrote()
 
+    def remove_bytes(self) -> None:
+        """Leave no byte of a deleted record in any file, and give back the disk that it took.
+
+        In this order, so that nothing is taken over from the one into the other: first the database is written
+        anew, then a process that has never seen what was deleted makes the index from it.
+        """
+        self._matrices.clear()
+        self.database.rewrite()
+        if self.index is not None:
+            self.index.make_elsewhere()
+        with self.database.transaction(write=True) as sql:
+            sql.execute("DELETE FROM erasures")
+        self.database.empty_log()
+
+    def _finish(self) -> None:
+        """After opening: remove what has expired, and finish an erasure that was interrupted."""
+        with self.database.transaction() as sql:
+            expired = sql.execute(
+                "SELECT 1 FROM memories WHERE expires_at <= ? LIMIT 1", (moment().now,)
+            ).fetchone()
+            erasing = sql.execute("SELECT 1 FROM erasures LIMIT 1").fetchone()
+        if expired:
+            with self.database.transaction(write=True) as sql:
+                tables.sweep(sql, moment().now)
+        if erasing:
+            logger.warning("an erasure of %s was interrupted; finishing it", self.path)
+            self.remove_bytes()
+
+    def touch(self, scope: int, versions: Mapping[int, str]) -> None:
+        """Note recalls: the time of each, by version."""
+        noted = self._touched.setdefault(scope, {})
+        for version, last in versions.items():
+            noted[version] = (noted.get(version, (0, ""))[0] + 1, last)
+        if sum(map(len, self._touched.values())) >= TOUCHES:
+            self.write_touches()
+
+    def write_touches(self, sql: sqlite3.Connection | None = None) -> None:
+        """Write the recalls that were noted, within a write that is under way or by themselves."""
+        if not self._touched:
+            return
+        if sql is None:
+            with self.database.transaction(write=True) as own:
+                self.write_touches(own)
+            return
+        for scope, times in self._touched.items():
+            tables.touch(sql, scope, times)
+        self._touched = {}
+
+    def noted(self, scope: int) -> Mapping[int, tuple[int, str]]:
+        """The recalls of a scope that are not written yet: number and last time by version."""
+        return self._touched.get(scope, {})
+
     def nearest(
-        self, name: str, query: Vectors, k: int, where: Where | None, exact_limit: int
+        self, name: str, query: Vectors, k: int, where: Where | None, exact_limit: int, at: Moment
     ) -> list[tuple[int, float]]:
         """The k memories of a scope nearest to a unit vector; see ``Store.nearest``."""
         with self.database.transaction() as sql:
             scope = tables.scope_key(sql, name)
             if scope is None:
                 return []
-            allowed = tables.matching_versions(sql, scope, where) if where else None
+            allowed = tables.selection(sql, scope, where, at)
+            if at.as_of is not None and allowed is not None:
+                past = tables.archived_vectors(sql, scope, self.codec.dim, allowed)
+                present = tables.vectors(sql, scope, self.codec.dim, allowed)
+                return rank(_units(chain(past, present)), query, k)
             small = not tables.exceeds(sql, scope, exact_limit)
             if small:
                 return rank([self._matrix(sql, scope)], query, k, allowed)
-            total, _ = tables.lengths(sql, scope)
+            total, _ = tables.lengths(sql, scope, at)
         available = total if allowed is None else len(allowed)
         # A filter that leaves few is answered sooner and exactly by looking at just those.
         if available > exact_limit or (allowed is None and available > k):
@@ -181,7 +250,7 @@ def _compare(path: Path | None, written: Codec, given: Codec) -> None:
             f"the store in {path or MEMORY} was written with the codec {written.name!r} "
             f"(fingerprint {written.fingerprint}, {written.dim} dimensions) and is opened with "
             f"{given.name!r} (fingerprint {given.fingerprint}, {given.dim} dimensions); "
-            "open it with the codec that wrote it, or use another folder"
+            "open it with the codec that wrote it, and migrate_to() a folder of the other one"
         )
 
 

@@ -1,5 +1,4 @@
-"""Keeping the Chroma index in step with the records: written behind them, mended from them, never trusted
-over them.
+"""Keeping the Chroma index in step with the records: written behind, mended from them, never trusted over them.
 
 ``vectors.indexed = 0`` marks what Chroma has yet to take, ``removals`` what it has yet to drop. Both are
 written in the transaction that changed the records, so that a crash at any moment leaves a list of what is
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ class Indexer:
         An index that looks whole is left closed until something needs it; it is compared with the records
         then.
         """
+        self._chroma.remove_leftovers()
         self.flush()
 
     def wrote(self) -> None:
@@ -81,6 +82,67 @@ class Indexer:
         self._compared, self._patience = True, FLUSH_AT
         return self._chroma.count()
 
+    def make_elsewhere(self) -> None:
+        """Make the index anew, if there is one, without a byte of what was deleted; see ``ChromaIndex``."""
+        if self._database.path is None:
+            self.rebuild()
+            return
+        try:
+            self._chroma.close()
+        except StoreError as error:
+            logger.warning("%s; making it anew all the same", error)
+        made = self._chroma.make_elsewhere(self._database.path)
+        with self._database.transaction(write=True) as sql:
+            sql.execute("DELETE FROM removals")
+            if made:
+                sql.execute("UPDATE vectors SET indexed = 1 WHERE indexed = 0")
+
+    def compare(self, progress: Progress | None = None) -> tuple[int, int, int, bool]:
+        """Hold every vector of the index against the records, and mend what differs.
+
+        Returns:
+            How many the index had lost, had too many, and had wrong, and whether it agrees now.
+        """
+        if not self._ready(mend=False):
+            return 0, 0, 0, False
+        lost: list[tuple[int, int, int]] = []
+        wrong: list[tuple[int, int, int]] = []
+        missing = extra = done = 0
+        total = self._count("vectors")
+        try:
+            missing, extra = self._mend()
+            for rows in self._all():
+                ids, _, values = unpack(rows, self._dim)
+                for row, agrees in zip(rows, self._chroma.agrees(ids, unit(values)), strict=True):
+                    if not agrees:
+                        (lost if agrees is None else wrong).append(row[:3])
+                done += len(rows)
+                if progress is not None:
+                    progress(done, total)
+            if lost or wrong:
+                logger.warning(
+                    "the index has lost %d vectors and has %d wrong; making it anew", len(lost), len(wrong)
+                )
+                self.rebuild()  # a graph that has lost rows goes on refusing them
+        except StoreError as error:
+            logger.warning("%s; the index could not be compared with the records", error)
+            return missing + len(lost), extra, len(wrong), False
+        return missing + len(lost), extra, len(wrong), True
+
+    def _all(self) -> Iterator[list[tuple[int, int, int, str, bytes]]]:
+        after = (-1, -1)
+        while True:
+            with self._database.transaction() as sql:
+                rows = sql.execute(
+                    "SELECT v.scope, v.version, v.chunk, s.name, v.vector FROM vectors AS v JOIN scopes AS s"
+                    " ON s.scope = v.scope WHERE (v.version, v.chunk) > (?, ?) ORDER BY v.version, v.chunk LIMIT ?",
+                    (*after, BATCH),
+                ).fetchall()
+            if not rows:
+                return
+            yield rows
+            after = rows[-1][1:3]
+
     def close(self) -> None:
         """Flush and close; what cannot be flushed stays on the list."""
         if self._chroma.durable:
@@ -90,7 +152,7 @@ class Indexer:
         except StoreError as error:
             logger.warning("%s", error)
 
-    def _ready(self) -> bool:
+    def _ready(self, mend: bool = True) -> bool:
         """Open Chroma if need be, bring it up to date, and, once per opening, compare it with the records."""
         try:
             if not self._chroma.connected:
@@ -99,8 +161,9 @@ class Indexer:
                     logger.warning("the Chroma index was lost; rebuilding it from the records")
                     self._expect_all()
             self._drain()
-            if not self._compared:
-                self._mend()
+            if mend and not self._compared:
+                if self._chroma.count() != self._count("vectors"):
+                    self._mend()
                 self._compared = True
         except StoreError as error:
             waiting = self._waiting()
@@ -120,12 +183,8 @@ class Indexer:
                 )
         total, done = self._count("vectors WHERE indexed = 0"), 0
         while pending := self._pending():
-            values = np.frombuffer(b"".join(row[4] for row in pending), dtype="<f4").reshape(-1, self._dim)
-            self._chroma.upsert(
-                [f"{version}.{chunk}" for _, version, chunk, _, _ in pending],
-                [name for _, _, _, name, _ in pending],
-                unit(values),
-            )
+            ids, scopes, values = unpack(pending, self._dim)
+            self._chroma.upsert(ids, scopes, unit(values))
             with self._database.transaction(write=True) as sql:
                 sql.executemany(
                     "UPDATE vectors SET indexed = 1 WHERE scope = ? AND version = ? AND chunk = ?",
@@ -135,17 +194,16 @@ class Indexer:
             if progress is not None:
                 progress(done, total)
 
-    def _mend(self) -> None:
-        """Make Chroma's ids equal to those of the records, should they differ."""
-        total = self._count("vectors")
-        if self._chroma.count() == total:
-            return
+    def _mend(self) -> tuple[int, int]:
+        """Make Chroma's ids equal to those of the records; returns how many it lacked and had too many."""
         with self._database.transaction() as sql:
             rows = sql.execute("SELECT scope, version, chunk FROM vectors").fetchall()
         wanted = {f"{version}.{chunk}": (scope, version, chunk) for scope, version, chunk in rows}
         present = self._chroma.ids()
         missing = [key for id_, key in wanted.items() if id_ not in present]
         extra = sorted(present - wanted.keys())
+        if not missing and not extra:
+            return 0, 0
         logger.warning(
             "the Chroma index lacks %d vectors and has %d too many; mending it", len(missing), len(extra)
         )
@@ -156,6 +214,7 @@ class Indexer:
                 "UPDATE vectors SET indexed = 0 WHERE scope = ? AND version = ? AND chunk = ?", missing
             )
         self._drain()
+        return len(missing), len(extra)
 
     def _expect_all(self) -> None:
         with self._database.transaction(write=True) as sql:
@@ -180,6 +239,14 @@ class Indexer:
     def _count(self, rows: str) -> int:
         with self._database.transaction() as sql:
             return _count(sql, rows)
+
+
+def unpack(
+    rows: Sequence[tuple[int, int, int, str, bytes]], dim: int
+) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:
+    """Ids in Chroma, scopes and vectors ``[n, dim]`` of rows (scope key, version, chunk, scope, vector)."""
+    values = np.frombuffer(b"".join(row[4] for row in rows), dtype="<f4").reshape(-1, dim)
+    return [f"{version}.{chunk}" for _, version, chunk, _, _ in rows], [row[3] for row in rows], values
 
 
 def _count(sql: sqlite3.Connection, rows: str) -> int:

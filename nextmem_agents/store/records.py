@@ -33,6 +33,17 @@ class NewRecord:
         role: who spoke.
         occurred_at: when it happened; a naive datetime is taken as UTC.
         metadata: strings, integers, floats and booleans under names that are not reserved.
+        expires_at: from then on no read returns the memory, its old versions included; None for never.
+        valid_from: since when it holds; by default, since it was written.
+        valid_to: until when it holds; by default, until another version or memory takes its place.
+        importance: 0..1, for ranking.
+        written_by: who wrote this version (provenance: a user, an agent, a program).
+        derived_from: what it was made from (provenance: a message's id, a document, a URL).
+        supersedes: id of another memory of the scope that holds no longer, from ``valid_from`` on.
+        digest: stands for the text, so that an exact repeat can be told without reading any.
+        fold: write nothing if a memory of the same scope and session has this digest already.
+        created_at: when the memory's first version was written, elsewhere; for imports.
+        updated_at: when this version was written, elsewhere; for imports.
     """
 
     id: str
@@ -44,6 +55,17 @@ class NewRecord:
     role: str | None = None
     occurred_at: datetime | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    expires_at: datetime | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+    importance: float | None = None
+    written_by: str | None = None
+    derived_from: str | None = None
+    supersedes: str | None = None
+    digest: str | None = None
+    fold: bool = False
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,14 @@ class Record:
         created_at: when the memory's first version was written.
         updated_at: when this version was written.
         n_chunks: how many payloads and vectors it has.
+        valid_from: since when it holds.
+        valid_to: until when it held; None while nothing has taken its place.
+        expires_at: when the memory goes, or None.
+        importance: 0..1, or None.
+        written_by: who wrote this version.
+        derived_from: what it was made from.
+        supersedes: id of the memory whose place it took.
+        digest: stands for the text.
     """
 
     version: int
@@ -67,6 +97,95 @@ class Record:
     updated_at: datetime
     metadata: dict[str, Scalar]
     n_chunks: int
+    valid_from: datetime
+    valid_to: datetime | None = None
+    expires_at: datetime | None = None
+    importance: float | None = None
+    written_by: str | None = None
+    derived_from: str | None = None
+    supersedes: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """How often a memory was recalled, and when last (UTC)."""
+
+    count: int
+    last: datetime
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an erasure did, and what is proven of it.
+
+    Attributes:
+        scope: the scope's name.
+        memories: how many memories were erased.
+        versions: how many versions of them, old ones included.
+        chunks: how many payloads and vectors these had.
+        erased_at: when it was finished, UTC.
+        proven: whether every file of the store was read to its end afterwards and held none of their bytes.
+        files: how many files were read.
+        bytes_read: how many bytes these had.
+        not_proven: what the proof does not reach, in words.
+        key_erased: whether the scope was encrypted and its key was deleted.
+    """
+
+    scope: str
+    memories: int
+    versions: int
+    chunks: int
+    erased_at: datetime
+    proven: bool
+    files: int = 0
+    bytes_read: int = 0
+    not_proven: tuple[str, ...] = ()
+    key_erased: bool = False
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One version of a memory that no longer checks out, and why."""
+
+    scope: str
+    id: str
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verification found.
+
+    Attributes:
+        n_memories: memories looked at.
+        n_versions: their versions, old ones included.
+        n_chunks: payloads of all versions.
+        damaged: what does not check out; the index is never among it.
+        index_missing: vectors that the index had lost, those that only its graph had lost included.
+        index_extra: vectors in the index that belong to no memory.
+        index_wrong: vectors that were others in the index than in the records.
+        repaired: whether the index agrees with the records now.
+    """
+
+    n_memories: int
+    n_versions: int
+    n_chunks: int
+    damaged: tuple[Damage, ...] = ()
+    index_missing: int = 0
+    index_extra: int = 0
+    index_wrong: int = 0
+    repaired: bool = True
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged and the index agrees with the records."""
+        return not self.damaged and self.repaired
+
+
+Check: TypeAlias = Callable[[str, Record, list[bytes]], "str | None"]
+"""Called with (scope, record, payloads); returns what is wrong with the payloads, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,24 +228,40 @@ class Store(Protocol):
     Every method with a ``scope`` reads or writes that scope only. All raise ``InvalidArgument`` for a
     malformed argument, ``StoreClosed`` after :meth:`close`, and ``StoreError`` when the disk fails; the
     writing ones raise ``ReadOnlyStore`` on a store that was opened read-only.
+
+    An expired memory is returned by no method, whether it was purged or not. A memory whose ``valid_to`` has
+    passed is left out by the methods that take ``as_of``; :meth:`get`, :meth:`history`, :meth:`records`,
+    :meth:`payloads` and :meth:`forget` still know it. With ``as_of``, those methods see the versions that held
+    at that time, whatever has become of them since.
     """
 
-    def put(self, scope: str, records: Sequence[NewRecord]) -> None:
+    def put(self, scope: str, records: Sequence[NewRecord]) -> builtins.list[str]:
         """Write all records in one transaction: durable when it returns, and none is there when it raises.
 
-        An id that exists is replaced: ``created_at`` stays, the old version is left to :meth:`history` alone.
+        An id that exists is replaced: ``created_at`` stays, and the old version is left to :meth:`history` and
+        to ``as_of``. Returns the ids in order; that of the memory there is, for one that was folded.
+
+        Raises:
+            MemoryNotFound: a record supersedes a memory that does not exist; nothing was written.
         """
 
     def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
         """The current records of these ids, in order; ``MemoryNotFound`` names the first unknown one."""
 
     def list(
-        self, scope: str, where: Where | None = None, newest_first: bool = False, limit: int | None = None
+        self,
+        scope: str,
+        where: Where | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+        after: str | None = None,
+        as_of: datetime | None = None,
     ) -> Iterator[Record]:
-        """All current records that match, in the order they were written, read in pages.
+        """All records that match, in the order they were written, read in pages.
 
         The selection is fixed when the method is called: a memory written later is not in it, one replaced
-        meanwhile comes as it was, and one forgotten meanwhile is left out.
+        meanwhile comes as it was, and one forgotten meanwhile is left out. ``after`` is the id of the last
+        memory of the page before; ``MemoryNotFound`` if it is unknown.
         """
 
     def history(self, scope: str, id: str) -> builtins.list[Record]:  # noqa: A002 -- the field's own name
@@ -139,23 +274,36 @@ class Store(Protocol):
         """The payloads of each version, in chunk order; a version that is not in this scope is left out."""
 
     def nearest(
-        self, scope: str, vector: npt.ArrayLike, k: int, where: Where | None = None
+        self,
+        scope: str,
+        vector: npt.ArrayLike,
+        k: int,
+        where: Where | None = None,
+        as_of: datetime | None = None,
     ) -> builtins.list[tuple[int, float]]:
         """The k memories most similar to ``vector`` (``[D]`` floats), best first, as (version, similarity).
 
         A memory's similarity is the cosine of its best chunk, in -1..1; a zero vector is at 0 from all.
         """
 
-    def postings(self, scope: str, terms: Sequence[str], where: Where | None = None) -> Postings:
+    def postings(
+        self, scope: str, terms: Sequence[str], where: Where | None = None, as_of: datetime | None = None
+    ) -> Postings:
         """The lexical index's answer to a query's terms."""
 
     def neighbours(
-        self, scope: str, versions: Sequence[int], where: Where | None = None
+        self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None
     ) -> dict[int, builtins.list[int]]:
         """The memories written directly before and after each in its session, of those that match ``where``.
 
-        A memory without a session, or a version that is not current in this scope, has none and is left out.
+        A memory without a session, or a version that is not to be seen in this scope, has none and is left out.
         """
+
+    def touch(self, scope: str, versions: Sequence[int]) -> None:
+        """Note that these were recalled; kept with the next write, and nothing on a read-only store."""
+
+    def accesses(self, scope: str, versions: Sequence[int]) -> dict[int, Access]:
+        """How often and when each was recalled; one that never was is left out."""
 
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions, payloads, vectors and postings; returns how many memories.
@@ -167,8 +315,20 @@ class Store(Protocol):
     def clear(self, scope: str) -> int:
         """Delete every memory of the scope, as :meth:`forget` does; returns how many memories."""
 
+    def erase(self, scope: str) -> Receipt:
+        """Delete every memory of the scope and its bytes wherever the store keeps any.
+
+        One that is interrupted is finished by the next opening for writing.
+        """
+
+    def purge(self) -> int:
+        """Delete what has expired, in all scopes; returns how many memories."""
+
+    def dump(self, scope: str) -> Iterator[NewRecord]:
+        """Every version as it was put, oldest first, with its times; to write it elsewhere."""
+
     def count(self, scope: str) -> int:
-        """How many memories the scope holds."""
+        """How many memories the scope holds: as many as :meth:`list` gives."""
 
     def scopes(self) -> builtins.list[str]:
         """The scopes that hold a memory, sorted."""
@@ -176,8 +336,14 @@ class Store(Protocol):
     def sizes(self) -> dict[str, int]:
         """Bytes on disk: ``payloads``, ``vectors``, ``lexical`` (all within ``records``), and ``chroma``."""
 
+    def verify(self, check: Check, progress: Progress | None = None) -> Report:
+        """Look at every version, payload and vector; mend the index, and report what cannot be mended."""
+
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the vector index anew from the records; returns the number of vectors in it."""
+
+    def compact(self) -> None:
+        """Give back the disk that deleted memories took."""
 
     def flush(self) -> None:
         """Bring the vector index up to date with the records, which are durable without it."""

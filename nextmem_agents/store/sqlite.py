@@ -11,7 +11,7 @@ from pathlib import Path
 from nextmem_agents.errors import NewerFormat, StoreError
 
 APPLICATION_ID = 0x4E784D31  # "NxM1"
-FORMAT = 1
+FORMAT = 2
 
 # For ~1 KB payloads and 256-d vectors, bytes on disk over bytes of content: 1.20 at SQLite's usual 4 KB
 # pages, 1.10 at 8 KB, 1.07 at 16 KB; 32 KB gains nothing more and doubles the time of a single write. 34 KB
@@ -20,10 +20,31 @@ PAGE_SIZE = 16_384
 WAL_PAGES = 256  # 4 MB, what SQLite's default of 1,000 pages means at 4 KB
 
 # Every table carries the scope and every key begins with it, so that no statement can do without; the foreign
-# keys make sure that a chunk is of its memory's scope. `current` versions alone have vectors, attributes and
-# postings: an old one keeps its payloads, for `history`. AUTOINCREMENT: a version, which is also the id in
-# Chroma, never comes back.
-SCHEMA = """
+# keys make sure that a chunk is of its memory's scope. `current` versions alone have vectors and postings: those
+# of an old one lie together in `archive`, where only a question about the past looks. AUTOINCREMENT: a version,
+# which is also the id in Chroma, never comes back. `erasures` lists the scopes whose bytes are still to be removed.
+_LIFE = """
+CREATE INDEX memories_lengths ON memories (scope, version, length, valid_to, expires_at) WHERE current = 1;
+CREATE INDEX memories_ending ON memories (scope, version) WHERE valid_to IS NOT NULL OR expires_at IS NOT NULL;
+CREATE INDEX memories_expiring ON memories (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX memories_by_digest ON memories (scope, digest) WHERE current = 1 AND digest IS NOT NULL;
+CREATE TABLE archive (
+    scope INTEGER NOT NULL, version INTEGER NOT NULL,
+    vectors BLOB NOT NULL, terms TEXT NOT NULL,
+    PRIMARY KEY (scope, version),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+);
+CREATE TABLE accesses (
+    scope INTEGER NOT NULL, version INTEGER NOT NULL,
+    count INTEGER NOT NULL, last TEXT NOT NULL,
+    PRIMARY KEY (scope, version),
+    FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
+) WITHOUT ROWID;
+CREATE TABLE erasures (scope INTEGER PRIMARY KEY);
+"""
+
+SCHEMA = (
+    """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE scopes (scope INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
 CREATE TABLE memories (
@@ -40,12 +61,19 @@ CREATE TABLE memories (
     metadata TEXT NOT NULL,
     n_chunks INTEGER NOT NULL CHECK (n_chunks > 0),
     length INTEGER NOT NULL,
+    valid_from TEXT NOT NULL,
+    valid_to TEXT,
+    expires_at TEXT,
+    importance REAL,
+    written_by TEXT,
+    derived_from TEXT,
+    supersedes TEXT,
+    digest TEXT,
     UNIQUE (scope, version)
 );
 CREATE UNIQUE INDEX memories_by_id ON memories (scope, id) WHERE current = 1;
 CREATE INDEX memories_history ON memories (scope, id, version);
 CREATE INDEX memories_by_session ON memories (scope, session, version) WHERE current = 1;
-CREATE INDEX memories_lengths ON memories (scope, version, length) WHERE current = 1;
 CREATE TABLE payloads (
     scope INTEGER NOT NULL, version INTEGER NOT NULL, chunk INTEGER NOT NULL,
     payload BLOB NOT NULL,
@@ -75,6 +103,27 @@ CREATE TABLE postings (
 ) WITHOUT ROWID;
 CREATE INDEX postings_by_version ON postings (scope, version);
 """
+    + _LIFE
+)
+
+# Format 1 had no end to a memory's validity but its replacement. Old versions had lost their vectors and terms: a
+# question about the past finds them in lists, not by search.
+_COLUMNS = """
+DROP INDEX memories_lengths;
+ALTER TABLE memories ADD COLUMN valid_from TEXT NOT NULL DEFAULT '';
+ALTER TABLE memories ADD COLUMN valid_to TEXT;
+ALTER TABLE memories ADD COLUMN expires_at TEXT;
+ALTER TABLE memories ADD COLUMN importance REAL;
+ALTER TABLE memories ADD COLUMN written_by TEXT;
+ALTER TABLE memories ADD COLUMN derived_from TEXT;
+ALTER TABLE memories ADD COLUMN supersedes TEXT;
+ALTER TABLE memories ADD COLUMN digest TEXT;
+UPDATE memories SET valid_from = updated_at, valid_to = (
+    SELECT MIN(n.updated_at) FROM memories AS n
+    WHERE n.scope = memories.scope AND n.id = memories.id AND n.version > memories.version
+);
+"""
+_UPGRADE = _COLUMNS + _LIFE
 
 
 class Database:
@@ -101,10 +150,13 @@ class Database:
             connection = _connect(path, read_only)
             if read_only:
                 connection.execute("PRAGMA query_only = ON")
+                _refuse_old(connection, name)
             else:
                 _configure(connection)
                 if not exists:
                     _create(connection)
+                elif _format(connection) < FORMAT:
+                    _run(connection, _UPGRADE)
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
@@ -146,6 +198,50 @@ class Database:
             return int(pages * page)
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def rewrite(self) -> None:
+        """Write the whole file anew, without what was deleted, and empty the write-ahead log.
+
+        Raises:
+            StoreError: the disk is full, or another process reads an older state just now.
+        """
+        try:
+            self._connection.execute("VACUUM")
+            self.empty_log()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path or ':memory:'} cannot be written anew: {error}") from error
+
+    def empty_log(self) -> None:
+        """Carry the write-ahead log over into the file and truncate it.
+
+        Raises:
+            StoreError: another process reads an older state just now.
+        """
+        if self.path is None:
+            return
+        try:
+            busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"the log of {self.path} cannot be emptied: {error}") from error
+        if busy:
+            raise StoreError(
+                f"the log of {self.path} cannot be emptied while another process reads; close the readers and "
+                "call this again, or reopen the store"
+            )
+
+    def complaints(self) -> list[str]:
+        """What SQLite's own check finds wrong with the file; nothing, if it is sound.
+
+        Raises:
+            StoreError: the file is so damaged that it cannot be checked.
+        """
+        try:
+            rows = self._connection.execute("PRAGMA integrity_check").fetchall()
+            strays = self._connection.execute("PRAGMA foreign_key_check").fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path or ':memory:'} is damaged: {error}") from error
+        found = [] if rows == [("ok",)] else [str(row[0]) for row in rows]
+        return found + [f"a row of {table} has lost its memory" for table, *_ in strays]
 
     def close(self) -> None:
         """Close the connection."""
@@ -216,8 +312,20 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    # One transaction: a crash leaves either an empty file or a whole schema.
-    connection.executescript(
-        f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID};"
-        f" PRAGMA user_version = {FORMAT}; COMMIT;"
-    )
+    _run(connection, f"{SCHEMA} PRAGMA application_id = {APPLICATION_ID};")
+
+
+def _run(connection: sqlite3.Connection, statements: str) -> None:
+    # One transaction: a crash leaves either the file as it was or a whole schema.
+    connection.executescript(f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_old(connection: sqlite3.Connection, name: str) -> None:
+    if _format(connection) < FORMAT:
+        raise StoreError(
+            f"{name} is of format {_format(connection)}; open it for writing once, to upgrade it"
+        )

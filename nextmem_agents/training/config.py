@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from nextmem_agents.errors import DataError
 
 MINI = Path(__file__).parent / "mini.json"
 """The settings that trained the shipped codec."""
@@ -32,8 +28,15 @@ class ScratchConfig:
     rope_theta: float = 10_000.0
     # The code.
     frame_tokens: int = 128
-    tokens_per_latent: int = 8
+    tokens_per_latent: int = 8  # of the exported codec
+    levels: int = 16  # values a quantised number of the exported codec can take; 16: NF4
+    densities: dict[int, float] = field(
+        default_factory=dict
+    )  # tokens per latent → share of steps; empty: above
     latent_scale: float = 0.02  # start value of the one learned scalar; 1 was clearly worse
+    start_from: str = (
+        ""  # a shipped codec or a checkpoint folder whose weights and tokenizer training starts with
+    )
     # Optimisation: Muon on matrices (.293 against .095 accuracy at the same step), AdamW on the rest.
     steps: int = 4000
     frames_per_step: int = 16
@@ -47,31 +50,17 @@ class ScratchConfig:
     corruption: float = 0.16  # up to this share of the decoder's input tokens replaced at random …
     corruption_after: float = 0.9  # … once teacher-forced accuracy has passed this
     latent_noise: float = 0.1  # σ of each sample's latent noise, uniform in 0 … this × RMS
-    quantize_share: float = 0.25  # share of frames whose latents go through NF4 (straight-through)
+    quantize_share: float = 0.25  # share of frames whose latents are quantised (straight-through) …
+    quantize_levels: dict[int, float] = field(
+        default_factory=lambda: {16: 1.0}
+    )  # … levels (16: NF4) → weight
+    quantize_dimensions: dict[int, int] = field(
+        default_factory=dict
+    )  # … levels → dimensions kept, if not all
+    quantize_after: float = 0.9  # … once teacher-forced accuracy has passed this
     random_span_share: float = 0.15  # share of texts with a run of random tokens, digits, hex, names, code
     short_text_share: float = 0.5  # share of frames that are cut into several shorter texts
     # Data: file stem → weight; a file not named here is not read.
     sources: dict[str, float] = field(default_factory=dict)
     seed: int = 20251121
     checkpoint_every: int = 100
-
-    def save(self, path: Path) -> None:
-        """Write the settings as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> ScratchConfig:
-        """Read settings from JSON.
-
-        Raises:
-            DataError: the file is missing, no JSON object, or has a key that is no setting.
-        """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"training configuration {path} cannot be read: {error}") from error
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or not values.keys() <= known:
-            wrong = sorted(set(values) - known) if isinstance(values, dict) else "no JSON object"
-            raise DataError(f"{path}: unknown settings {wrong}; known are {sorted(known)}")
-        return cls(**values)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import lzma
 import random
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from nextmem_agents.codec import checkpoint, tokens
 from nextmem_agents.errors import DataError
+from nextmem_agents.text_files import open_text
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.synthetic import synthetic_texts
 
 END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
+Array = np.ndarray[Any, Any]
+
 SPECIAL_TOKENS = [END_OF_TEXT, START_OF_DECODE, PAD]
 """By token id: the trainer numbers them first."""
 
@@ -42,11 +47,7 @@ def read_texts(path: Path) -> Iterator[str]:
         return
     if not path.name.endswith((".jsonl", ".jsonl.xz")):
         raise DataError(f"{path}: give .txt, .jsonl or .jsonl.xz")
-    with (
-        lzma.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".xz"
-        else path.open(encoding="utf-8") as lines
-    ):
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
@@ -97,11 +98,14 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> Tokenizer:
 def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
     """Train the tokenizer and write each source's tokens; what is already in ``folder`` is used as it is.
 
-    Writes ``tokenizer.json`` and, per source, ``NAME.npz`` (``tokens`` uint16, ``offsets`` int64).
+    Writes ``tokenizer.json`` (a copy of that of ``config.start_from``, if given) and, per source, ``NAME.npz``
+    (``tokens`` uint16, ``offsets`` int64).
     """
     paths = find_sources(data, config)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_file = folder / "tokenizer.json"
+    if config.start_from and not tokenizer_file.exists():
+        shutil.copyfile(checkpoint.find(config.start_from) / tokens.FILE, tokenizer_file)
     if not tokenizer_file.exists():
         rng = random.Random(config.seed)
         share = 0.2  # of the texts; merges are stable long before all of them
@@ -122,7 +126,7 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
             if name == SYNTHETIC
             else read_texts(paths[name])
         )
-        pieces: list[np.ndarray[Any, Any]] = []
+        pieces: list[Array] = []
         batch: list[str] = []
         for text in texts:
             batch.append(text)
@@ -139,9 +143,22 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
     return tokenizer
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray[Any, Any]]:
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Array]:
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(item.ids, dtype=np.uint16) for item in encoded if item.ids]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What one process trains on in one step.
+
+    Attributes:
+        texts: per frame, texts (int64 token ids) that fill it exactly once padded to whole latents.
+        tokens_per_latent: the density of this step, the same for every process.
+    """
+
+    texts: list[list[Array]]
+    tokens_per_latent: int
 
 
 class FrameSampler:
@@ -153,8 +170,7 @@ class FrameSampler:
     def __init__(self, folder: Path, config: ScratchConfig):
         self.config = config
         self.names = list(config.sources)
-        weights = np.array([config.sources[name] for name in self.names], dtype=float)
-        self.weights = weights / weights.sum()
+        self.weights = _shares(config.sources.values())
         self.tokens, self.offsets = [], []
         for name in self.names:
             with np.load(folder / f"{name}.npz") as arrays:
@@ -162,13 +178,17 @@ class FrameSampler:
                 self.offsets.append(arrays["offsets"])
         self.synthetic = self.names.index(SYNTHETIC) if SYNTHETIC in self.names else None
 
-    def frames(self, step: int, rank: int, count: int) -> list[list[np.ndarray[Any, Any]]]:
-        """``count`` frames, each a list of texts that fill it exactly once padded to whole latents."""
+    def draw(self, step: int, rank: int, count: int) -> Frames:
+        """``count`` frames of one step."""
+        ratio = self.config.tokens_per_latent
+        if self.config.densities:
+            shared = np.random.default_rng((self.config.seed, step))
+            ratio = int(shared.choice(list(self.config.densities), p=_shares(self.config.densities.values())))
         rng = np.random.default_rng((self.config.seed, step, rank))
-        return [self._frame(rng) for _ in range(count)]
+        return Frames([self._frame(rng, ratio) for _ in range(count)], ratio)
 
-    def _frame(self, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
-        ratio, left = self.config.tokens_per_latent, self.config.frame_tokens
+    def _frame(self, rng: np.random.Generator, ratio: int) -> list[Array]:
+        left = self.config.frame_tokens
         shorter = rng.random() < self.config.short_text_share
         texts = []
         while left:
@@ -181,17 +201,17 @@ class FrameSampler:
             left -= -(-len(text) // ratio) * ratio
         return texts
 
-    def _crop(self, rng: np.random.Generator, source: int, length: int) -> np.ndarray[Any, Any]:
+    def _crop(self, rng: np.random.Generator, source: int, length: int) -> Array:
         offsets = self.offsets[source]
         which = int(rng.integers(len(offsets) - 1))
         document = self.tokens[source][offsets[which] : offsets[which + 1]]
         # Half the texts begin where a document does, as messages and first chunks do.
         spare = max(0, len(document) - length)
         begin = 0 if rng.random() < 0.5 else int(rng.integers(spare + 1))
-        text: np.ndarray[Any, Any] = document[begin : begin + length].astype(np.int64)
+        text: Array = document[begin : begin + length].astype(np.int64)
         return text
 
-    def _text(self, rng: np.random.Generator, length: int) -> np.ndarray[Any, Any]:
+    def _text(self, rng: np.random.Generator, length: int) -> Array:
         text = self._crop(rng, int(rng.choice(len(self.names), p=self.weights)), length)
         if rng.random() < self.config.random_span_share:
             n = int(rng.integers(1, len(text) + 1))
@@ -202,3 +222,9 @@ class FrameSampler:
             at = int(rng.integers(len(text) - len(span) + 1))
             text[at : at + len(span)] = span
         return text
+
+
+def _shares(weights: Iterable[float]) -> Array:
+    values = np.array(list(weights), dtype=float)
+    shares: Array = values / values.sum()
+    return shares

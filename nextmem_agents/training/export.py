@@ -15,8 +15,11 @@ from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import encode_batch
+from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError
+from nextmem_agents.quantization.latents import NF4_LEVELS
+from nextmem_agents.training import settings
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import END_OF_TEXT, SPECIAL_TOKENS, START_OF_DECODE
 from nextmem_agents.training.scratch import build, load_state
@@ -61,31 +64,55 @@ def export_run(run: Path, folder: Path) -> None:
     Raises:
         CheckpointError: the run has no state, or ``folder`` exists and is not empty.
     """
-    settings = ScratchConfig.load(run / "config.json")
-    codec = build(settings)
+    config = settings.load(ScratchConfig, run / "config.json")
+    codec = build(config)
     if load_state(run, codec) == 0:
         raise CheckpointError(f"{run} holds no training state; train first")
     tokenizer = Tokenizer.from_file(str(run / "corpus" / "tokenizer.json"))
     model = codec.backbone.to(torch.bfloat16)
     weights = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    config = CodecConfig(
-        name=settings.name,
+    few = config.levels != NF4_LEVELS
+    described = CodecConfig(
+        name=config.name,
         start_of_decode=SPECIAL_TOKENS.index(START_OF_DECODE),
         end_of_text=SPECIAL_TOKENS.index(END_OF_TEXT),
-        max_tokens=settings.frame_tokens,
-        tokens_per_latent=settings.tokens_per_latent,
+        max_tokens=config.frame_tokens,
+        tokens_per_latent=config.tokens_per_latent,
         positions="aligned",
         latent_scale=float(codec.latent_scale.detach()),
+        quantization="few_levels" if few else "per_latent",
+        quantization_levels=config.levels if few else None,
+        kept_dimensions=tuple(sorted(config.quantize_dimensions.items())),
+        densities=tuple(sorted(config.densities)),
     )
-    texts = _calibration_texts(run, settings, tokenizer)
-    save_codec(folder, model.float(), weights, tokenizer, config, texts)
+    texts = _calibration_texts(run, config, tokenizer)
+    save_codec(folder, model.float(), weights, tokenizer, described, texts)
 
 
-def _calibration_texts(run: Path, settings: ScratchConfig, tokenizer: Tokenizer) -> list[str]:
+def _calibration_texts(run: Path, config: ScratchConfig, tokenizer: Tokenizer) -> list[str]:
     from nextmem_agents.training.corpus import FrameSampler
 
-    sampler = FrameSampler(run / "corpus", settings)
-    frames = sampler.frames(step=0, rank=0, count=_CALIBRATION_TEXTS)
-    texts = [tokenizer.decode(text.tolist()) for frame in frames for text in frame]
-    random.Random(settings.seed).shuffle(texts)
+    sampler = FrameSampler(run / "corpus", config)
+    frames = sampler.draw(step=0, rank=0, count=_CALIBRATION_TEXTS)
+    texts = [tokenizer.decode(text.tolist()) for frame in frames.texts for text in frame]
+    random.Random(config.seed).shuffle(texts)
     return texts[:_CALIBRATION_TEXTS]
+
+
+def extend_codec(
+    codec: str | Path, folder: Path, *, head: IndexHead | None = None, reader: Path | None = None
+) -> None:
+    """Write a codec again, with an index head or a reader's adapter (PEFT's folder) that were trained for it.
+
+    Latents and decoding stay what they were; the fingerprint is a new one, since search or answers are not.
+
+    Raises:
+        CheckpointError: there is no such codec, or ``folder`` exists and is not empty.
+    """
+    config, parts = checkpoint.read(checkpoint.find(codec))
+    if head is not None:
+        parts = dataclasses.replace(parts, index_head=head)
+    if reader is not None:
+        parts = dataclasses.replace(parts, reader=reader)
+        config = dataclasses.replace(config, answer_layout="reader")
+    checkpoint.save(folder, config, parts)

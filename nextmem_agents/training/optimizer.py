@@ -9,6 +9,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.muon import Muon
+
+_SCALAR_RATE = 0.02
 
 
 class SplitOptimizer:
@@ -22,17 +25,25 @@ class SplitOptimizer:
         self.processes = processes
         self.matrices: list[Tensor] = []
         others: list[Tensor] = []
+        scalars: list[Tensor] = []
         for name, parameter in model.named_parameters():
-            (self.matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
+            if parameter.ndim == 2 and "embed" not in name:
+                self.matrices.append(parameter)
+            else:
+                (others if parameter.ndim else scalars).append(parameter)
         self.owned = self.matrices[rank::processes]
-        self.muon = torch.optim.Muon(
-            self.owned, lr=config.muon_lr, momentum=config.muon_momentum, nesterov=True, weight_decay=0.0
+        self.muon = Muon(
+            [{"params": self.owned, "rate": config.muon_lr}], config.muon_lr, config.muon_momentum
         )
+        # Adam moves a parameter by its rate at every step: a scale of 0.02 would walk off at that of the vectors.
+        groups = [
+            {"params": others, "rate": config.adamw_lr},
+            {"params": scalars, "rate": _SCALAR_RATE * config.adamw_lr},
+        ]
         self.adamw = torch.optim.AdamW(
-            others, lr=config.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+            [group for group in groups if group["params"]], betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
-        self.rates = (config.muon_lr, config.adamw_lr)
-        self.parameters: list[Tensor] = self.matrices + others
+        self.parameters: list[Tensor] = self.matrices + others + scalars
         self.clip = config.gradient_clip
 
     def step(self, factor: float) -> float:
@@ -50,9 +61,9 @@ class SplitOptimizer:
                     p.grad.copy_(flat[begin : begin + p.numel()].view_as(p))
                     begin += p.numel()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip))
-        for optimizer, rate in zip((self.muon, self.adamw), self.rates, strict=True):
+        for optimizer in (self.muon, self.adamw):
             for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = group["rate"] * factor
             optimizer.step()
         for p in self.parameters:
             p.grad = None

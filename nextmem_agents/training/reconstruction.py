@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from nextmem_agents.quantization.fake_quantization import round_trip
 from nextmem_agents.training.frames import FrameBatch
-
-from ..quantization.nf4 import NF4_CODES
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -107,28 +106,34 @@ class FrameCodec(nn.Module):
         return F.linear(hidden[:, latents.shape[1] :], self.backbone.lm_head.weight)
 
     def disturb(
-        self, latents: Tensor, noise: float, quantize_share: float, generator: torch.Generator
+        self,
+        latents: Tensor,
+        noise: float,
+        levels: dict[int, float],
+        generator: torch.Generator,
+        dimensions: dict[int, int] | None = None,
     ) -> Tensor:
-        """Noise on every frame's latents, NF4 (straight-through) on a share of them."""
+        """Noise on every frame's latents, quantisation (straight-through) on a share of them.
+
+        ``levels`` gives the share of frames for each number of levels, ``dimensions`` how many of a latent's
+        dimensions are kept with that number, where not all are.
+        """
         with torch.no_grad():
             self.mean_square.lerp_(latents.detach().square().mean((0, 1)), 0.01)
             frames = len(latents)
             size = torch.rand(frames, 1, 1, generator=generator) * noise
             rms = latents.detach().square().mean((1, 2), keepdim=True).sqrt()
             moved = latents + torch.randn(latents.shape, generator=generator) * size * rms
-            if quantize_share:
-                chosen = torch.rand(frames, 1, 1, generator=generator) < quantize_share
-                moved = torch.where(chosen, nf4_per_latent(moved, self.mean_square.sqrt()), moved)
+            place = torch.rand(frames, 1, 1, generator=generator)
+            below = 0.0
+            for n, share in levels.items():
+                chosen = (place >= below) & (place < below + share)
+                below += share
+                restored = round_trip(moved, self.mean_square.sqrt(), n)
+                kept = (dimensions or {}).get(n, restored.shape[-1])
+                restored = torch.cat([restored[..., :kept], torch.zeros_like(restored[..., kept:])], -1)
+                moved = torch.where(chosen, restored, moved)
         return latents + (moved - latents).detach()
-
-
-def nf4_per_latent(latents: Tensor, table: Tensor) -> Tensor:
-    """Latents [..., D] as they come back from NF4 codes with a per-dimension table and absmax scales."""
-    scaled = latents / table
-    scale = scaled.abs().amax(-1, keepdim=True)
-    codes = torch.tensor(NF4_CODES, device=latents.device)
-    index = torch.bucketize(scaled / scale, (codes[1:] + codes[:-1]) / 2)
-    return codes[index] * scale * table
 
 
 def reconstruction_loss(
@@ -137,15 +142,16 @@ def reconstruction_loss(
     *,
     corruption: float,
     noise: float,
-    quantize_share: float,
+    levels: dict[int, float],
     generator: torch.Generator,
+    dimensions: dict[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the text given its disturbed latents, and the share of tokens predicted right.
 
     Each frame draws its own corruption rate, uniform in 0 … ``corruption``: without it the model trusts the
     prefix more than the latents (teacher-forced .947 but free-running .483 in the study).
     """
-    latents = model.disturb(model.latents(batch), noise, quantize_share, generator)
+    latents = model.disturb(model.latents(batch), noise, levels, generator, dimensions)
     frames, slots = batch.tokens.shape
     vocabulary = model.backbone.config.vocab_size
     rate = torch.rand(frames, 1, generator=generator) * corruption

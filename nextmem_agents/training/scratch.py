@@ -21,18 +21,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from nextmem_agents.codec import checkpoint
 from nextmem_agents.errors import CheckpointError
+from nextmem_agents.training import settings
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import FrameSampler, prepare
 from nextmem_agents.training.frames import pack
 from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
+from nextmem_agents.training.precision import has_fast_bfloat16
 from nextmem_agents.training.reconstruction import FrameCodec, reconstruction_loss
 
 STATE = "state"
 
 
 def build(config: ScratchConfig) -> FrameCodec:
-    """A codec with random weights (seeded by the configuration)."""
+    """A codec with random weights (seeded by the configuration), or with those of ``config.start_from``.
+
+    Raises:
+        CheckpointError: ``config.start_from`` is of another shape.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(config.seed)
@@ -53,7 +60,30 @@ def build(config: ScratchConfig) -> FrameCodec:
             pad_token_id=None,
         )
     )
-    return FrameCodec(backbone, config.latent_scale, start_of_decode=1)
+    codec = FrameCodec(backbone, config.latent_scale, start_of_decode=1)
+    if config.start_from:
+        _start_from(codec, checkpoint.find(config.start_from))
+    return codec
+
+
+def _start_from(codec: FrameCodec, folder: Path) -> None:
+    described, parts = checkpoint.read(folder)
+    weights = {f"backbone.{k}": v.float() for k, v in load_file(parts.backbone / "model.safetensors").items()}
+    weights |= {
+        "backbone.lm_head.weight": weights["backbone.model.embed_tokens.weight"],
+        "latent_scale": torch.tensor(described.latent_scale),
+        "mean_square": torch.tensor(
+            described.quantization_table or [1.0] * codec.backbone.config.hidden_size
+        ).square(),
+    }
+    try:
+        missing, unexpected = codec.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{folder} is of another shape than the configuration asks for: {error}"
+        ) from error
+    if unexpected or missing != ["accuracy"]:
+        raise CheckpointError(f"{folder} lacks {missing} and has {unexpected}: it is another architecture")
 
 
 def save_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer, step: int, rank: int) -> None:
@@ -131,7 +161,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
     run.mkdir(parents=True, exist_ok=True)
     if rank == 0:
         prepare(data, run / "corpus", config)
-        config.save(run / "config.json")
+        settings.save(config, run / "config.json")
     if processes > 1:
         dist.barrier()
     sampler = FrameSampler(run / "corpus", config)
@@ -145,21 +175,24 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
         progress = stack.enter_context(Progress(*columns, disable=rank != 0))
         log = stack.enter_context((run / "log.jsonl").open("a", encoding="utf-8")) if rank == 0 else None
         task = progress.add_task("training", total=config.steps, completed=first)
+        weights = sum(config.quantize_levels.values())
+        levels = {n: config.quantize_share * w / weights for n, w in config.quantize_levels.items()}
         tokens_per_step = config.frames_per_step * config.frame_tokens
         for step in range(first, config.steps):
             started = time.perf_counter()
-            learned = float(model.accuracy) > config.corruption_after
-            frames = sampler.frames(step, rank, config.frames_per_step // processes)
-            batch = pack(frames, model.start_of_decode, 0, config.tokens_per_latent)
+            accuracy_so_far = float(model.accuracy)
+            frames = sampler.draw(step, rank, config.frames_per_step // processes)
+            batch = pack(frames.texts, model.start_of_decode, 0, frames.tokens_per_latent)
             generator = torch.Generator().manual_seed(hash((config.seed, step, rank)) % 2**63)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
                 loss, accuracy = reconstruction_loss(
                     model,
                     batch,
-                    corruption=config.corruption if learned else 0.0,
+                    corruption=config.corruption if accuracy_so_far >= config.corruption_after else 0.0,
                     noise=config.latent_noise,
-                    quantize_share=config.quantize_share if learned else 0.0,
+                    levels=levels if accuracy_so_far >= config.quantize_after else {},
                     generator=generator,
+                    dimensions=config.quantize_dimensions,
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             norm = optimizer.step(rate_factor(step, config))
@@ -175,6 +208,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
                     "tokens": (step + 1) * tokens_per_step,
                     "loss": round(float(shared[0]), 5),
                     "accuracy": round(float(shared[1]), 5),
+                    "tokens_per_latent": frames.tokens_per_latent,
                     "gradient_norm": round(norm, 4),
                     "latent_scale": round(float(model.latent_scale.detach()), 5),
                     "tokens_per_second": round(tokens_per_step / seconds, 1),

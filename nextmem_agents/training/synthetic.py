@@ -41,8 +41,12 @@ def _uuid(r: random.Random) -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-def _word(r: random.Random) -> str:
+def made_up_word(r: random.Random) -> str:
+    """Two to four syllables that are hardly ever a word."""
     return "".join(r.choices(_SYLLABLES, k=r.randint(2, 4)))
+
+
+_word = made_up_word
 
 
 def _name(r: random.Random) -> str:
@@ -113,6 +117,18 @@ _KINDS: list[Callable[[random.Random], str]] = [
     _letters, lambda r: " ".join(_word(r) for _ in range(r.randint(2, 8))),
     lambda r: r.choice(" \n\t") * r.randint(1, 40),
 ]  # fmt: skip
+
+
+KINDS: dict[str, Callable[[random.Random], str]] = {
+    "names": _name,
+    "digits": _digits,
+    "numbers": _number,
+    "dates": _date,
+    "addresses": _address,
+    "hex ids": lambda r: r.choice((_hex, _uuid))(r),
+    "code": _code,
+}
+"""Pieces by kind, for who wants one kind at a time."""
 
 
 def synthetic_texts(count: int, seed: int) -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from langchain_classic.chains import ConversationChain
+from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -46,3 +49,9 @@ def alice(memory: NextMem) -> Scope:
 
 def texts(scope: Scope) -> list[str]:
     return [memory.text for memory in scope.list()]
+
+
+def conversation(model: ScriptedModel, memory: Any, **settings: Any) -> ConversationChain:
+    with warnings.catch_warnings():  # LangChain warns once a process, so it cannot be expected
+        warnings.filterwarnings("ignore", "The class `ConversationChain`", LangChainDeprecationWarning)
+        return ConversationChain(llm=model, memory=memory, **settings)

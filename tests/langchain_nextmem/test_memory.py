@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_classic.agents import AgentExecutor, create_react_agent
-from langchain_classic.chains import ConversationChain
 from langchain_classic.memory import CombinedMemory, SimpleMemory
-from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.tools import tool
@@ -20,16 +17,10 @@ from pydantic import ValidationError
 from langchain_nextmem import NextMemMemory
 from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
-from tests.langchain_nextmem.conftest import ScriptedModel, texts
+from tests.langchain_nextmem.conftest import ScriptedModel, conversation, texts
 
 MOVED = {"input": "I moved to Lisbon in May."}
 NICE = {"output": "How nice!"}
-
-
-def conversation(model: ScriptedModel, memory: Any, **settings: Any) -> ConversationChain:
-    with warnings.catch_warnings():  # LangChain warns once a process, so it cannot be expected
-        warnings.filterwarnings("ignore", "The class `ConversationChain`", LangChainDeprecationWarning)
-        return ConversationChain(llm=model, memory=memory, **settings)
 
 
 def test_a_turn_is_remembered_with_who_said_it_when_and_in_which_session(alice: Scope) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nextmem_agents.errors import InvalidArgument, PayloadError
 from nextmem_agents.quantization import Payload, QuantizedLatents, encode_binding, text_checksum
 from nextmem_agents.quantization import payload as module
-from nextmem_agents.quantization.latents import SCHEMES, n_code_bytes, n_scale_bytes
+from nextmem_agents.quantization.latents import FEW_LEVELS, SCHEMES, n_code_bytes, n_scale_bytes
 
 Seal = Callable[[bytes, bytes], bytes]
 
@@ -29,10 +29,25 @@ def typical(n_tokens: int = 120, n_latents: int = 15, dim: int = 256) -> Payload
     return Payload(b"mini", n_tokens, text_checksum(TEXT), len(TEXT), latents=latents)
 
 
+def packed(digits: list[int], levels: int) -> bytes:
+    """One row of few-level codes, written a second time from the specification."""
+    if levels == 3:
+        groups = [digits[i : i + 5] for i in range(0, len(digits), 5)]
+        return bytes(sum(digit * 3**i for i, digit in enumerate(group)) for group in groups)
+    bits = {4: 2, 8: 3}[levels]
+    number = sum(digit << bits * i for i, digit in enumerate(digits))
+    return number.to_bytes((bits * len(digits) + 7) // 8, "little")
+
+
 @st.composite
 def quantised(draw: st.DrawFn) -> QuantizedLatents:
     scheme = draw(st.sampled_from(SCHEMES))
     shape = (draw(st.integers(1, 17)), draw(st.integers(1, 40)))
+    if scheme == "few_levels":
+        levels = draw(st.sampled_from(FEW_LEVELS))
+        digits = st.lists(st.integers(0, levels - 1), min_size=shape[1], max_size=shape[1])
+        packed_rows = b"".join(packed(draw(digits), levels) for _ in range(shape[0]))
+        return QuantizedLatents(scheme, packed_rows, b"", shape, levels)
     codes = bytearray(draw(st.binary(min_size=n_code_bytes(shape), max_size=n_code_bytes(shape))))
     if shape[1] % 2:
         width = (shape[1] + 1) // 2
@@ -105,6 +120,29 @@ def test_the_layout_is_the_documented_one(seal: Seal) -> None:
     )
     assert Payload.from_bytes(seal(body, BINDING), BINDING) == expected
     assert expected.to_bytes(BINDING) == seal(body, BINDING)
+
+
+@pytest.mark.parametrize(
+    ("levels", "digits", "codes"),
+    [(3, [2, 0, 1, 0, 2, 1], b"\xad\x01"), (4, [0, 1, 2, 3, 2], b"\xe4\x02"), (8, [7, 0, 5], b"\x47\x01")],
+)
+def test_few_levels_have_the_documented_layout(
+    levels: int, digits: list[int], codes: bytes, seal: Seal
+) -> None:
+    head = b"NM\x01\x03\x00mini" + SPEC_CHECKSUM + b"\x05" + bytes([len(TEXT)])
+    body = head + b"\x02" + bytes([len(digits), levels]) + codes * 2
+    assert packed(digits, levels) == codes
+    latents = QuantizedLatents("few_levels", codes * 2, b"", (2, len(digits)), levels)
+    payload = Payload(b"mini", 5, text_checksum(TEXT), len(TEXT), latents=latents)
+    assert Payload.from_bytes(seal(body, BINDING), BINDING) == payload
+    assert payload.to_bytes(BINDING) == seal(body, BINDING)
+
+
+def test_few_levels_bring_a_payload_below_its_text() -> None:
+    """128 tokens at 16 tokens per latent, D 256, ternary, against the 550 bytes such a chunk has at least."""
+    latents = QuantizedLatents("few_levels", bytes(8 * 52), b"", (8, 256), 3)
+    payload = replace(typical(128), latents=latents, n_bytes=550)
+    assert len(payload.to_bytes(BINDING)) == 8 * 52 + 33
 
 
 def test_a_deflated_literal_has_the_documented_layout(seal: Seal) -> None:
@@ -215,6 +253,7 @@ def test_what_is_no_payload_is_named_as_such(seal: Seal) -> None:
 HEAD = b"mini" + SPEC_CHECKSUM
 N_TEXT = bytes([len(TEXT)])
 LATENTS = b"\x01\x04\x38\x12\x34"
+FEW = b"\x03\x00" + HEAD + b"\x05" + N_TEXT
 
 
 def deflate(text: bytes) -> bytes:
@@ -223,7 +262,16 @@ def deflate(text: bytes) -> bytes:
 
 WRONG_BODIES = {
     "reserved flag": (b"\x20\x00" + HEAD + b"\x05" + N_TEXT + TEXT, "unknown flags 0x20"),
-    "reserved body": (b"\x03\x00" + HEAD + b"\x05" + N_TEXT + LATENTS, "unknown flags 0x03"),
+    "no levels": (FEW + b"\x01\x05", "cut short: the number of levels"),
+    "five levels": (FEW + b"\x01\x05\x05\x00", "5 levels: the format has 2, 3, 4, 8"),
+    "sixteen levels": (FEW + b"\x01\x05\x10\x00", "16 levels: the format has 2, 3, 4, 8"),
+    "beyond base 3": (FEW + b"\x01\x05\x03\xf3", "more than five base-3 digits"),
+    "spare digit": (FEW + b"\x01\x06\x03\x00\x03", "spare base-3 digits"),
+    "spare bits of 4": (FEW + b"\x01\x05\x04\x00\x04", "spare bits"),
+    "spare bits of 8": (FEW + b"\x01\x03\x08\x00\x02", "spare bits"),
+    "cut few codes": (FEW + b"\x02\x08\x08\x00\x00\x00\x00\x00", "cut short: the codes takes 6"),
+    "scales of few levels": (FEW + b"\x01\x04\x04\x38\xe4", "1 bytes follow"),
+    "few levels of nothing": (FEW + b"\x00\x04\x04", "number of latents is 0"),
     "unknown profile": (b"\x00\x4f" + HEAD + b"\x05" + N_TEXT + TEXT, "unknown decode profile 0x4f: a newer"),
     "literal with repair": (b"\x04\x00" + HEAD + b"\x05" + N_TEXT + TEXT, "literal payload is flagged"),
     "literal kept twice": (b"\x08\x00" + HEAD + b"\x05" + N_TEXT + TEXT, "literal payload is flagged"),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from nextmem_agents.errors import PayloadError
 from nextmem_agents.quantization import Payload, QuantizedLatents, encode_binding, text_checksum
+from nextmem_agents.quantization.latents import n_code_bytes
 
 COUNT = int(os.environ.get("NEXTMEM_FUZZ", "20000"))
 BINDING = encode_binding("alice", "note", "0")
@@ -31,6 +32,14 @@ NUMBERS = [
 NUMBERS += [b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\xff\xff\x01", b"\x80\x00"]
 
 
+def with_latents(
+    common: tuple[bytes, int, bytes, int], latents: QuantizedLatents, text: bytes, rng: random.Random
+) -> list[Payload]:
+    repair = tuple((p, rng.randrange(8192)) for p in range(0, 60, rng.randrange(3, 30)))
+    repaired = Payload(*common, latents=latents, repair=repair, n_wrong=2, kept_text=text)
+    return [Payload(*common, latents=latents), repaired]
+
+
 def seeds(rng: random.Random) -> list[bytes]:
     short, long = b"Yes.", b"The train to Porto leaves at nine, and the one to Faro at ten. " * 20
     found = []
@@ -44,9 +53,11 @@ def seeds(rng: random.Random) -> list[bytes]:
                 codes[width - 1 :: width] = bytes(shape[0])
             n_scales = shape[1] if scheme == "per_dimension" else shape[0]
             latents = QuantizedLatents(scheme, bytes(codes), bytes(n_scales), shape)  # type: ignore[arg-type]
-            repair = tuple((p, rng.randrange(8192)) for p in range(0, 60, rng.randrange(3, 30)))
-            found.append(Payload(*common, latents=latents))
-            found.append(Payload(*common, latents=latents, repair=repair, n_wrong=2, kept_text=text))
+            found += with_latents(common, latents, text, rng)
+        for levels, shape in ((3, (4, 12)), (4, (5, 9)), (8, (3, 11))):
+            # Zeros are sound whatever digits are spare.
+            latents = QuantizedLatents("few_levels", bytes(n_code_bytes(shape, levels)), b"", shape, levels)
+            found += with_latents(common, latents, text, rng)
     return [payload.to_bytes(BINDING) for payload in found]
 
 

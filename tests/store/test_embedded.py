@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_the_same_id_replaces_and_the_old_version_is_history(store, record, vect
 
     assert second.version > first.version
     assert second.created_at == first.created_at < second.updated_at
-    assert store.history("alice", "m") == [first, second]
+    assert store.history("alice", "m") == [replace(first, valid_to=second.valid_from), second]
     assert store.payloads("alice", [first.version]) == {first.version: [b"old text"]}
 
     assert texts(store, "alice") == ["other", "new text"]

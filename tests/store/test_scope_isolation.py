@@ -9,7 +9,7 @@ import pytest
 from nextmem_agents.errors import InvalidArgument, MemoryNotFound
 from nextmem_agents.store import EmbeddedStore, Store
 
-STORE_WIDE = {"scopes", "sizes", "rebuild", "flush", "close"}
+STORE_WIDE = {"scopes", "sizes", "rebuild", "purge", "verify", "compact", "flush", "close"}
 
 METHODS = {
     name: inspect.signature(method)
@@ -22,15 +22,27 @@ METHODS = {
 ASK = {
     "put": lambda store, scope, other: store.put(scope, []),
     "get": lambda store, scope, other: store.get(scope, [other.id]),
-    "list": lambda store, scope, other: list(store.list(scope, where={"tag": "theirs"})),
+    "list": lambda store, scope, other: [
+        *store.list(scope, where={"tag": "theirs"}),
+        *store.list(scope, where={"tag": "theirs"}, as_of=other.updated_at),
+    ],
     "history": lambda store, scope, other: store.history(scope, other.id),
     "records": lambda store, scope, other: store.records(scope, [other.version]),
     "payloads": lambda store, scope, other: store.payloads(scope, [other.version]),
-    "nearest": lambda store, scope, other: store.nearest(scope, [1.0] * 8, 10, where={"tag": "theirs"}),
+    "nearest": lambda store, scope, other: [
+        *store.nearest(scope, [1.0] * 8, 10, where={"tag": "theirs"}),
+        *store.nearest(scope, [1.0] * 8, 10, where={"tag": "theirs"}, as_of=other.updated_at),
+    ],
     "postings": lambda store, scope, other: (
         store.postings(scope, ["secret"]).terms["secret"].document_frequency
     ),
     "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
+    "touch": lambda store, scope, other: (
+        store.touch(scope, [other.version]) or store.accesses("theirs", [other.version])
+    ),
+    "accesses": lambda store, scope, other: store.accesses(scope, [other.version]),
+    "dump": lambda store, scope, other: [record for record in store.dump(scope) if record.id == other.id],
+    "erase": lambda store, scope, other: store.erase(scope).memories > 1,
     "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),
     "clear": lambda store, scope, other: store.clear(scope) and store.count("theirs") != 5,
     "count": lambda store, scope, other: store.count(scope),

@@ -17,17 +17,17 @@ def test_frames_are_full_reproducible_and_different_by_rank(
 ) -> None:
     prepare(data, tmp_path / "corpus", settings)
     sampler = FrameSampler(tmp_path / "corpus", settings)
-    frames = sampler.frames(3, 0, 50)
+    frames = sampler.draw(3, 0, 50).texts
     for frame in frames:
         assert (
             sum(-(-len(text) // settings.tokens_per_latent) for text in frame) * settings.tokens_per_latent
             == 32
         )
-    again = FrameSampler(tmp_path / "corpus", settings).frames(3, 0, 50)
+    again = FrameSampler(tmp_path / "corpus", settings).draw(3, 0, 50).texts
     assert all(
         np.array_equal(a, b) for x, y in zip(frames, again, strict=True) for a, b in zip(x, y, strict=True)
     )
-    other = sampler.frames(3, 1, 50)
+    other = sampler.draw(3, 1, 50).texts
     assert [list(map(len, frame)) for frame in frames] != [list(map(len, frame)) for frame in other]
     lengths = {len(text) for frame in frames for text in frame}
     assert min(lengths) <= 4

@@ -1,0 +1,88 @@
+"""Kill the store while it writes, a hundred times in each layout, and count what is lost: ``make torture``."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.report import write_table
+from tests.torture.kills import Outcome, torture
+from tests.torture.layouts import LAYOUTS
+
+HEADER = (
+    "layout",
+    "kill -9",
+    "of them the server",
+    "acknowledged calls",
+    "lost or half-written",
+    "reopening, median / worst (s)",
+    "first search, median / worst (s)",
+    "memories",
+    "minutes",
+)
+
+
+def main() -> None:
+    """Torture, write the table, and end with an error if anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, help="in each layout")
+    parser.add_argument("--memories", type=int, default=10_000, help="in the store beforehand")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layouts", nargs="+", default=["embedded", "server"], choices=LAYOUTS)
+    chosen = parser.parse_args()
+    outcomes = []
+    for layout in chosen.layouts:
+        with tempfile.TemporaryDirectory(prefix="nextmem-torture-") as folder:
+            outcomes.append(
+                torture(
+                    layout,
+                    Path(folder),
+                    chosen.kills,
+                    chosen.memories,
+                    chosen.seed,
+                    lambda s: print(s, flush=True),
+                )
+            )
+    write_table(
+        __file__,
+        "Torture",
+        f"Writers killed with SIGKILL at random moments in stores of {chosen.memories:,} memories, and in the server "
+        "layout every third time the Chroma server itself. After each kill every memory that the kill may have "
+        "touched is read, compared byte by byte and searched for by vector and by word; after the last kill "
+        "every memory is.",
+        HEADER,
+        [_row(outcome) for outcome in outcomes],
+    )
+    if any(outcome.losses for outcome in outcomes):
+        sys.exit("\n".join(loss for outcome in outcomes for loss in outcome.losses))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _row(outcome: Outcome) -> tuple[object, ...]:
+    return (
+        outcome.layout,
+        outcome.kills,
+        outcome.server_kills,
+        f"{outcome.acknowledged:,}",
+        len(outcome.losses),
+        _times(outcome.openings),
+        _times(outcome.first_searches),
+        f"{outcome.memories:,}",
+        f"{outcome.seconds / 60:.1f}",
+    )
+
+
+def _times(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} / {max(seconds):.2f}"
+
+
+if __name__ == "__main__":
+    main()

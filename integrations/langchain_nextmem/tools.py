@@ -1,0 +1,60 @@
+"""Tools with which a model remembers and recalls by itself."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from langchain_core.tools import BaseTool, StructuredTool
+
+from langchain_nextmem.scopes import scope_of, scope_of_call, session_of_call
+from nextmem_agents.memory import NextMem
+from nextmem_agents.scope import Scope
+
+
+def memory_tools(
+    memory: NextMem | Scope,
+    *,
+    user_id: str | None = None,
+    session_id: str | None = None,
+    k: int = 5,
+    max_tokens: int | None = 512,
+) -> list[BaseTool]:
+    """``remember`` and ``recall``, for any agent.
+
+    Whose memories they are is fixed here, or named by the call's config or context; it is no argument of a tool, so
+    that no model and no message can choose it.
+
+    Args:
+        memory: a store (``user_id`` then names the scope), or the scope itself.
+        user_id: whose memories; None for the user that the call names, else the scope ``default``.
+        session_id: the conversation that is remembered under; by default the call's ``session_id`` or ``thread_id``.
+        k: at most so many memories are recalled.
+        max_tokens: at most so many tokens of them are shown.
+
+    Examples:
+        >>> from nextmem_agents import NextMem
+        >>> with NextMem.open(":memory:") as store:
+        ...     remember, recall = memory_tools(store, user_id="alice")
+        ...     remember.invoke({"text": "The spare key is under the blue pot."})
+        ...     "> The spare key is under the blue pot." in recall.invoke({"query": "Where is the spare key?"})
+        'Remembered.'
+        True
+    """
+    scope_of(memory, user_id)
+
+    def remember(text: str) -> str:
+        """Remember a fact for later conversations. Write it as a whole sentence that is clear by itself."""
+        scope_of_call(memory, user_id).remember(
+            text,
+            role="assistant",
+            session=session_of_call(session_id),
+            occurred_at=datetime.now(timezone.utc),
+        )
+        return "Remembered."
+
+    def recall(query: str) -> str:
+        """Search what was remembered in earlier conversations. Ask with the words that the answer may have."""
+        hits = scope_of_call(memory, user_id).recall(query, k)
+        return hits.as_prompt(max_tokens) or "Nothing was found."
+
+    return [StructuredTool.from_function(remember), StructuredTool.from_function(recall)]

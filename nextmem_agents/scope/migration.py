@@ -1,0 +1,120 @@
+"""Moving memories to another codec: decoded exactly, encoded anew, into another store; the old one stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+
+import torch
+
+from nextmem_agents.codec.exact import compress, decompress
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.errors import DamagedRecord
+from nextmem_agents.scope.vault import Vault
+from nextmem_agents.store.records import Damage, NewRecord, Progress, Record, Store
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a migration did, or, as a dry run, would do.
+
+    Attributes:
+        migrated: versions of memories that were written now.
+        there_before: versions that an earlier, interrupted run had written.
+        damaged: versions whose text does not come back exactly; they stay in the old store alone.
+        dry_run: whether nothing was written.
+    """
+
+    migrated: int
+    there_before: int
+    damaged: tuple[Damage, ...]
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of a migration: a store, its codec, and its scopes' vaults."""
+
+    store: Store
+    codec: LatentCodec
+    vault: Callable[[str], Vault]
+
+
+def migrate_store(
+    source: Side, target: Side, *, keep_text: bool | None, dry_run: bool, progress: Progress | None
+) -> Migration:
+    """Write every version of every scope into another store; run again, it goes on where it was interrupted."""
+    damaged: list[Damage] = []
+    migrated = before = 0
+    for scope in source.store.scopes():
+        done = {(record.id, record.updated_at) for record in target.store.dump(scope)}
+        total = sum(1 for _ in source.store.dump(scope))
+        versions = source.store.dump(scope)
+        seen = 0
+        while page := [*islice(versions, BATCH)]:
+            seen += len(page)
+            fresh = [record for record in page if (record.id, record.updated_at) not in done]
+            before += len(page) - len(fresh)
+            exact = [*_decoded(source, scope, fresh, damaged)]
+            if exact and not dry_run:
+                target.store.put(scope, [*_encoded(target, scope, exact, keep_text)])
+            migrated += len(exact)
+            if progress is not None:
+                progress(seen, total)
+    return Migration(migrated, before, tuple(damaged), dry_run)
+
+
+def _decoded(
+    side: Side, scope: str, records: list[NewRecord], damaged: list[Damage]
+) -> Iterator[tuple[NewRecord, str]]:
+    vault = side.vault(scope)
+    sound = []
+    for record in records:
+        payloads = vault.read(_described(record), record.payloads)
+        if isinstance(payloads, DamagedRecord):
+            damaged.append(Damage(scope, record.id, 0, str(payloads)))
+        else:
+            sound.append((record, payloads))
+    texts = decompress(side.codec, [payloads for _, payloads in sound])
+    for (record, _), text in zip(sound, texts, strict=True):
+        if text.exact:
+            yield record, text.text
+        else:
+            damaged.append(Damage(scope, record.id, 0, "its text does not come back exactly"))
+
+
+def _encoded(
+    side: Side, scope: str, texts: list[tuple[NewRecord, str]], keep_text: bool | None
+) -> Iterator[NewRecord]:
+    vault = side.vault(scope)
+    compressed = compress(side.codec, [text for _, text in texts], keep_text)
+    for (record, text), chunks in zip(texts, compressed, strict=True):
+        yield replace(
+            record,
+            payloads=[vault.seal(chunk.payload, record.id, n) for n, chunk in enumerate(chunks)],
+            vectors=torch.stack([chunk.vector for chunk in chunks]).numpy(),
+            terms={} if vault.encrypted else record.terms,
+            digest=vault.digest(text, record.role),
+        )
+
+
+def _described(record: NewRecord) -> Record:
+    """As much of a record as reading its payloads takes."""
+    written = record.updated_at or datetime.min
+    return Record(
+        version=0,
+        id=record.id,
+        session=None,
+        agent=None,
+        role=None,
+        occurred_at=None,
+        created_at=written,
+        updated_at=written,
+        metadata={},
+        n_chunks=len(record.payloads),
+        valid_from=written,
+    )

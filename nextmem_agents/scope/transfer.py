@@ -1,0 +1,182 @@
+"""Export and import of a scope: one JSON object a line, all versions, with a checksum at the end.
+
+=========  ====================================================================================================
+line       content
+=========  ====================================================================================================
+first      ``format`` ("nextmem-export"), ``version`` (1), ``scope``, ``codec``, ``fingerprint``, ``dim``,
+           ``exported_at``
+others     a version of a memory, oldest first: the fields of ``NewRecord``; times in ISO 8601, ``payloads`` as
+           base64 (payload format 1, bound to the scope, id and chunk), ``vectors`` as base64 of float32, little-endian
+last       ``versions`` (how many there are) and ``blake2b`` (256 bits, of all bytes before this line)
+=========  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.errors import (
+    CodecMismatch,
+    DataError,
+    InvalidArgument,
+    NewerFormat,
+    NextMemError,
+    PayloadError,
+)
+from nextmem_agents.scope.vault import Vault
+from nextmem_agents.store.checks import time_to_text
+from nextmem_agents.store.clock import utc_now
+from nextmem_agents.store.records import NewRecord, Store
+
+FORMAT = "nextmem-export"
+VERSION = 1
+_TIMES = ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
+_APART = ("payloads", "vectors", "fold")
+
+
+def export_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path) -> int:
+    """Write all versions of a scope to a file, which appears only when it is whole; returns how many.
+
+    Raises:
+        DataError: the file cannot be written.
+        PayloadError: a memory is damaged; ``verify`` lists such.
+    """
+    fresh = path.with_name(path.name + ".part")
+    checksum = blake2b(digest_size=32)
+    n = 0
+    plain = Vault(vault.scope, None)
+    try:
+        with fresh.open("wb") as opened:
+
+            def write(value: dict[str, Any]) -> None:
+                line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+                checksum.update(line)
+                opened.write(line)
+
+            write(
+                {
+                    "format": FORMAT,
+                    "version": VERSION,
+                    "scope": vault.scope,
+                    "codec": codec.config.name,
+                    "fingerprint": codec.fingerprint,
+                    "dim": codec.index_size,
+                    "exported_at": time_to_text(utc_now()),
+                }
+            )
+            for record in store.dump(vault.scope):
+                write(_to_json(_resealed(record, vault, plain)))
+                n += 1
+            write({"versions": n, "blake2b": checksum.hexdigest()})
+            opened.flush()
+            os.fsync(opened.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return n
+
+
+def import_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path, *, skip_existing: bool) -> int:
+    """Read a file that :func:`export_scope` wrote into a scope, all or nothing; returns how many memories.
+
+    Raises:
+        CodecMismatch: another codec wrote it.
+        DataError: the file is missing, cut off, altered, or no export.
+        InvalidArgument: a memory of the same id is there already, unless they are to be skipped.
+        NewerFormat: a newer version wrote it.
+    """
+    header, versions = _read(path)
+    if header["fingerprint"] != codec.fingerprint:
+        raise CodecMismatch(
+            f"{path} was written with the codec {header['codec']!r} (fingerprint {header['fingerprint']}), and this "
+            f"memory has {codec.config.name!r} (fingerprint {codec.fingerprint}); import it with its codec and migrate"
+        )
+    try:
+        source = Vault(str(header["scope"]), None)
+        records = [_resealed(record, source, vault) for record in versions]
+    except PayloadError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    now = utc_now()
+    records = [record for record in records if record.expires_at is None or record.expires_at > now]
+    ids = list(dict.fromkeys(record.id for record in records))
+    there = {record.id for record in store.dump(vault.scope)}
+    clash = [id_ for id_ in ids if id_ in there]
+    if clash and not skip_existing:
+        raise InvalidArgument(
+            f"{len(clash)} memories of {path} are in scope {vault.scope!r} already, {clash[0]!r} the first. Nothing "
+            "was imported. Import into another scope, or pass skip_existing=True to leave those as they are"
+        )
+    chosen = [record for record in records if record.id not in there]
+    store.put(vault.scope, chosen)
+    return len({record.id for record in chosen})
+
+
+def _resealed(record: NewRecord, source: Vault, target: Vault) -> NewRecord:
+    """The record as another vault keeps it; terms and digest are none of an encrypted scope's business."""
+    payloads = [source.open(data, record.id, n) for n, data in enumerate(record.payloads)]
+    return replace(
+        record,
+        payloads=[target.seal(payload, record.id, n) for n, payload in enumerate(payloads)],
+        terms={} if target.encrypted else record.terms,
+        digest=None if target.encrypted or source.encrypted else record.digest,
+    )
+
+
+def _to_json(record: NewRecord) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if field.name in _APART or value is None:
+            continue
+        values[field.name] = time_to_text(value) if field.name in _TIMES else value
+    values["payloads"] = [base64.b64encode(payload).decode() for payload in record.payloads]
+    values["vectors"] = base64.b64encode(np.ascontiguousarray(record.vectors, dtype="<f4").tobytes()).decode()
+    return values
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
+    try:
+        data = path.read_bytes()
+        lines = data.splitlines(keepends=True)
+        header, last = json.loads(lines[0]), json.loads(lines[-1])
+        if header.get("format") != FORMAT or not isinstance(header.get("version"), int):
+            raise DataError(f"{path} is no export of nextmem-agents")
+        if header["version"] > VERSION:
+            raise NewerFormat(f"{path} has export format {header['version']}; upgrade nextmem-agents")
+        body = data[: -len(lines[-1])]
+        if (
+            last.get("blake2b") != blake2b(body, digest_size=32).hexdigest()
+            or last["versions"] != len(lines) - 2
+        ):
+            raise DataError(f"{path} is cut off or was altered: its checksum is wrong. Nothing was imported")
+        return header, [*_records(lines[1:-1], int(header["dim"]))]
+    except NextMemError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"{path} is no export of nextmem-agents, or damaged: {error!r}") from error
+
+
+def _records(lines: Sequence[bytes], dim: int) -> Iterator[NewRecord]:
+    for line in lines:
+        values = json.loads(line)
+        for name in _TIMES:
+            if name in values:
+                values[name] = datetime.fromisoformat(values[name])
+        values["payloads"] = [base64.b64decode(payload, validate=True) for payload in values["payloads"]]
+        vectors = base64.b64decode(values.pop("vectors"), validate=True)
+        yield NewRecord(vectors=np.frombuffer(vectors, dtype="<f4").reshape(-1, dim), **values)

@@ -1,0 +1,136 @@
+"""Items to records: compressed, sealed, indexed; repeats told from new memories."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nextmem_agents.codec.exact import compress
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.items import Item
+from nextmem_agents.recall.lexical import terms
+from nextmem_agents.scope.vault import Vault
+from nextmem_agents.store.clock import utc_now
+from nextmem_agents.store.exact import unit
+from nextmem_agents.store.records import NewRecord, Store, Where
+
+
+def as_records(
+    items: Sequence[Item], codec: LatentCodec, vault: Vault, keep_text: bool | None, fold: bool = False
+) -> list[NewRecord]:
+    """One record per item; an encrypted scope's has no terms, since they are words of the text."""
+    compressed = compress(codec, [item.text for item in items], keep_text)
+    records = []
+    for item, chunks in zip(items, compressed, strict=True):
+        id_ = item.id if item.id is not None else uuid.uuid4().hex
+        # A speaker's name is a word that people ask with.
+        words = f"{item.role}: {item.text}" if item.role else item.text
+        records.append(
+            NewRecord(
+                id=id_,
+                payloads=[vault.seal(chunk.payload, id_, n) for n, chunk in enumerate(chunks)],
+                vectors=torch.stack([chunk.vector for chunk in chunks]).numpy(),
+                terms={} if vault.encrypted else terms(words),
+                session=item.session,
+                agent=item.agent,
+                role=item.role,
+                occurred_at=item.occurred_at,
+                metadata=item.metadata,
+                digest=vault.digest(item.text, item.role),
+                fold=fold,
+                **asdict(item.life),
+            )
+        )
+    return records
+
+
+def expiry(expires_at: Any, ttl: timedelta | float | None) -> Any:
+    """When a memory expires, given as a time or as a time to live from now.
+
+    Raises:
+        InvalidArgument: both are given, or ``ttl`` is no positive duration.
+    """
+    if ttl is None:
+        return expires_at
+    if expires_at is not None:
+        raise InvalidArgument("give either expires_at or ttl")
+    try:
+        span = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
+        if isinstance(ttl, bool) or span <= timedelta(0):
+            raise ValueError
+        return utc_now() + span
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgument(f"ttl is a positive timedelta or number of seconds, not {ttl!r:.80}") from error
+
+
+def put_unlike(store: Store, scope: str, records: Sequence[NewRecord], threshold: float | None) -> list[str]:
+    """Write the records, but those that are near-duplicates by a threshold; returns the ids of what stands for each."""
+    if threshold is None:
+        return store.put(scope, records)
+    kept: list[NewRecord] = []
+    ids: list[str | None] = []
+    for record in records:
+        ids.append(near_duplicate_of(store, scope, record, threshold, kept))
+        if ids[-1] is None:
+            kept.append(record)
+    written = iter(store.put(scope, kept))
+    return [next(written) if id_ is None else id_ for id_ in ids]
+
+
+def near_duplicate_of(
+    store: Store, scope: str, record: NewRecord, threshold: float, written: Sequence[NewRecord]
+) -> str | None:
+    """The memory of the record's session whose every chunk is as similar as the threshold to it, or None.
+
+    A memory of another number of chunks is never one. ``written`` are the records before it in the same call.
+    """
+    for other in written:
+        if other.session == record.session and _similar(other.vectors, record.vectors, threshold):
+            return other.id
+    if record.session is None:
+        candidates = store.nearest(scope, record.vectors[0], 8)
+    else:
+        where: Where = {"session": record.session}
+        candidates = store.nearest(scope, record.vectors[0], 8, where)
+    close = [version for version, similarity in candidates if similarity >= threshold]
+    for version, found in store.records(scope, close).items():
+        if found.session != record.session or found.n_chunks != len(record.payloads):
+            continue
+        each = [
+            dict(store.nearest(scope, vector, 8, {"id": found.id})).get(version, -1.0)
+            for vector in record.vectors
+        ]
+        if min(each) >= threshold:
+            return found.id
+    return None
+
+
+def check_threshold(value: object) -> float | None:
+    """A near-duplicate threshold: a cosine above 0 and up to 1, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InvalidArgument(f"near_duplicates is a similarity above 0 and at most 1, not {value!r:.80}")
+    return float(value)
+
+
+def _similar(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], threshold: float) -> bool:
+    return a.shape == b.shape and bool((np.sum(unit(a) * unit(b), axis=-1) >= threshold).all())
+
+
+def changes(given: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a new version: those that were given, and the former ones."""
+    return {name: former[name] if given.get(name) is None else given[name] for name in former}
+
+
+def last_moment(value: datetime | None) -> datetime | None:
+    """A former end of validity, unless it has passed: a new version begins a new one."""
+    return None if value is None or value <= utc_now() else value

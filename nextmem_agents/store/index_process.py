@@ -1,0 +1,49 @@
+"""Make an index from the records in a process that knows nothing else: ``python -m … database folder D codec``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nextmem_agents.errors import NextMemError
+from nextmem_agents.store.chroma import ChromaIndex
+from nextmem_agents.store.exact import unit
+from nextmem_agents.store.indexing import unpack
+from nextmem_agents.store.sqlite import Database
+
+BATCH = 1_000
+
+
+def make(database: Path, folder: Path, dim: int, fingerprint: str) -> int:
+    """Write every vector of the records into a new Chroma folder; returns how many."""
+    records = Database.open(database, read_only=True)
+    chroma = ChromaIndex(folder, dim, fingerprint)
+    try:
+        chroma.connect()
+        with records.transaction() as sql:
+            rows = sql.execute(
+                "SELECT v.scope, v.version, v.chunk, s.name, v.vector FROM vectors AS v JOIN scopes AS s"
+                " ON s.scope = v.scope ORDER BY v.version, v.chunk"
+            )
+            while batch := rows.fetchmany(BATCH):
+                ids, scopes, values = unpack(batch, dim)
+                chroma.upsert(ids, scopes, unit(values))
+        return chroma.count()
+    finally:
+        records.close()
+        chroma.close()
+
+
+def main() -> int:
+    """Run with the arguments of the command line; an error is one line on standard error."""
+    database, folder, dim, fingerprint = sys.argv[1:]
+    try:
+        make(Path(database), Path(folder), int(dim), fingerprint)
+    except NextMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

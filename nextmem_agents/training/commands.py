@@ -1,0 +1,196 @@
+"""``nextmem train``: a small codec from scratch, a small language model, and the paper's two LoRA stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from nextmem_agents.training.loop import LoopConfig
+
+Config = TypeVar("Config", bound="LoopConfig")
+
+train = typer.Typer()
+
+DataOption = Annotated[Path, typer.Option(help="A text file, or a folder of them (.jsonl, .jsonl.xz, .txt).")]
+RunOption = Annotated[Path, typer.Option(help="Folder of the run; what it holds is resumed.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="Settings as JSON or YAML; by default the documented ones.")
+]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Override the number of steps.")]
+CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")]
+ExportOption = Annotated[Path | None, typer.Option(help="Write the codec with it into this new folder.")]
+BackboneOption = Annotated[
+    Path,
+    typer.Option(
+        help="The pretrained model's folder (config.json, weights, tokenizer.json), Qwen3-8B or smaller."
+    ),
+]
+
+
+@train.callback(invoke_without_command=True)
+def from_scratch(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of training texts (.jsonl, .jsonl.xz, .txt).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; what it holds is resumed.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as JSON; by default those of `mini`.")] = None,
+    steps: StepsOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
+) -> None:
+    """Train a small codec from scratch, or go on with a run that was interrupted.
+
+    On a CPU two processes of one thread each are fastest:
+    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 -m nextmem_agents.cli train …
+
+    The commands below train LoRA adapters on a pretrained backbone instead, as the paper does; they take
+    `accelerate launch` or torchrun for several GPUs.
+    """
+    if context.invoked_subcommand is not None:
+        if data is not None or output is not None:
+            raise typer.BadParameter(f"give options after `{context.invoked_subcommand}`")
+        return
+    if data is None or output is None:
+        missing = "--data" if data is None else "--output"
+        raise typer.BadParameter("it is required to train from scratch", param_hint=missing)
+    from nextmem_agents.training import settings
+    from nextmem_agents.training.config import MINI, ScratchConfig
+    from nextmem_agents.training.export import export_run
+    from nextmem_agents.training.scratch import is_first_process, train_from_scratch
+
+    chosen = settings.load(ScratchConfig, config or MINI)
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, steps=steps)
+    train_from_scratch(chosen, data, output, compile_model=compile_model)
+    if export is not None and is_first_process():
+        export_run(output, export)
+        typer.echo(f"codec written to {export}")
+
+
+@train.command()
+def language_model(
+    data: DataOption,
+    output: RunOption,
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write the model into this new folder.")] = None,
+) -> None:
+    """Pretrain a small Qwen3 on next tokens: a backbone for the two stages where there is none."""
+    from nextmem_agents.training.language_model import (
+        LanguageModelConfig,
+        export_language_model,
+        train_language_model,
+    )
+
+    loss = train_language_model(_settings(LanguageModelConfig, config, steps), data, output)
+    if loss is not None:
+        typer.echo(f"held-out loss {loss:.4f} nats per token")
+    if export is not None and _first_process():
+        export_language_model(output, export)
+        typer.echo(f"language model written to {export}")
+
+
+@train.command()
+def stage_1(
+    backbone: BackboneOption,
+    data: DataOption,
+    output: RunOption,
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write adapter and special tokens into this new folder.")
+    ] = None,
+) -> None:
+    """Stage 1, autoregressive reconstruction alignment: the backbone learns to repeat a text after [SoD]."""
+    from nextmem_agents.training.stage_1 import Stage1Config, export_stage_1, train_stage_1
+
+    train_stage_1(_settings(Stage1Config, config, steps), backbone, data, output)
+    if export is not None and _first_process():
+        export_stage_1(output, backbone, export)
+        typer.echo(f"stage 1 written to {export}")
+
+
+@train.command()
+def stage_2(
+    backbone: BackboneOption,
+    stage_1: Annotated[Path, typer.Option(help="What `train stage-1 --export` wrote.")],
+    data: DataOption,
+    output: RunOption,
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
+    copy_backbone: Annotated[
+        bool, typer.Option(help="Copy the backbone's weights into the codec too.")
+    ] = False,
+) -> None:
+    """Stage 2, progressive latent substitution: the encoder learns latents that the frozen decoder reads."""
+    from nextmem_agents.training.lora_export import export_codec
+    from nextmem_agents.training.stage_2 import Stage2Config, train_stage_2
+
+    train_stage_2(_settings(Stage2Config, config, steps), backbone, stage_1, data, output)
+    if export is not None and _first_process():
+        found = export_codec(output, backbone, stage_1, export, copy_backbone=copy_backbone)
+        typer.echo(f"codec written to {export}")
+        if found is not None:
+            typer.echo(
+                f"held-out texts: F1 {found.quantised.f1:.4f}, exact {found.quantised.exact:.4f}, over {found.n}"
+            )
+
+
+@train.command()
+def index_head(
+    data: DataOption,
+    output: RunOption,
+    codec: CodecOption = "mini",
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: ExportOption = None,
+) -> None:
+    """Train what a codec's latents are searched by; the codec itself stays as it is."""
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.training.export import extend_codec
+    from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
+
+    head = train_index_head(LatentCodec.load(codec), _settings(IndexHeadConfig, config, steps), data, output)
+    if export is not None and _first_process():
+        extend_codec(codec, export, head=head)
+        typer.echo(f"codec written to {export}")
+
+
+@train.command()
+def reader(
+    data: DataOption,
+    output: RunOption,
+    codec: CodecOption = "mini",
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: ExportOption = None,
+) -> None:
+    """Train a small adapter that answers questions from a codec's latents; the codec itself stays as it is."""
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.training.export import extend_codec
+    from nextmem_agents.training.reader import ReaderConfig, train_reader
+
+    adapter = output / "adapter"
+    train_reader(LatentCodec.load(codec), _settings(ReaderConfig, config, steps), data, output, adapter)
+    if export is not None and _first_process():
+        extend_codec(codec, export, reader=adapter)
+        typer.echo(f"codec written to {export}")
+
+
+def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Config:
+    from nextmem_agents.training import settings
+
+    found = kind() if path is None else settings.load(kind, path)
+    return found if steps is None else dataclasses.replace(found, steps=steps)
+
+
+def _first_process() -> bool:
+    from nextmem_agents.training.scratch import is_first_process
+
+    return is_first_process()
