@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr,
 from typing_extensions import Self
 
 from langchain_nextmem.conversation import ContentPart, as_conversation
-from langchain_nextmem.scopes import scope_of, scope_of_call
+from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call
 from nextmem_agents.codec.chat import ChatTemplate, join_latents
 from nextmem_agents.codec.generation import Part, Sampling, Usage, stream
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -68,6 +68,7 @@ class ChatNextMem(BaseChatModel):
         min_fidelity: memories of a lower fidelity go in as text.
 
     Examples:
+        >>> from langchain_nextmem import memory_block
         >>> from nextmem_agents import NextMem
         >>> with NextMem.open(":memory:") as store:
         ...     alice = store.scope("alice")
@@ -228,6 +229,27 @@ class ChatNextMem(BaseChatModel):
             yield chunk
             if last:
                 return
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        check_async_call(self.memory, self.user_id)
+        async for chunk in super()._astream(messages, stop, run_manager, **kwargs):
+            yield chunk
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        check_async_call(self.memory, self.user_id)
+        return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
     def prompt(
         self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]] = (), *, begin: str = ""

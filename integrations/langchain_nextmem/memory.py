@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from langchain_nextmem.blocks import memory_block
 from langchain_nextmem.middleware import NextMemMiddleware
-from langchain_nextmem.scopes import scope_of, scope_of_call, session_of_call
+from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call, session_of_call
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Mode, Scope
@@ -127,6 +127,21 @@ class NextMemMemory(BaseMemory):
     def clear(self) -> None:
         """Forget everything in this scope, of all sessions, and nothing in any other."""
         self.scope.clear()
+
+    async def aload_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Async twin of ``load_memory_variables``."""
+        check_async_call(self.memory, self.user_id)
+        return await super().aload_memory_variables(inputs)
+
+    async def asave_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Async twin of ``save_context``."""
+        check_async_call(self.memory, self.user_id)
+        await super().asave_context(inputs, outputs)
+
+    async def aclear(self) -> None:
+        """Async twin of ``clear``."""
+        check_async_call(self.memory, self.user_id)
+        await super().aclear()
 
     def as_middleware(self, **settings: Any) -> NextMemMiddleware:
         """The same memory for ``langchain.agents.create_agent``.

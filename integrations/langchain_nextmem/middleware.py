@@ -15,7 +15,7 @@ from typing_extensions import NotRequired
 
 from langchain_nextmem.blocks import memory_block
 from langchain_nextmem.chat_model import ChatNextMem
-from langchain_nextmem.scopes import scope_of, scope_of_call, session_of_call
+from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call, session_of_call
 from langchain_nextmem.tools import memory_tools
 from nextmem_agents.errors import CannotAnswer, InvalidArgument, MemoryNotFound
 from nextmem_agents.memory import NextMem
@@ -106,6 +106,7 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Async twin of ``before_agent``."""
+        check_async_call(self.memory, self.user_id, runtime)
         return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def wrap_model_call(
@@ -120,6 +121,7 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """Async twin of ``wrap_model_call``."""
+        check_async_call(self.memory, self.user_id, request.runtime)
         # In one thread with the decoding of what was recalled, which would block the event loop.
         return await handler(await asyncio.to_thread(self._with_memories, request))
 
@@ -142,6 +144,7 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     async def aafter_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
         """Async twin of ``after_agent``."""
+        check_async_call(self.memory, self.user_id, runtime)
         await asyncio.to_thread(self.after_agent, state, runtime)
 
     def _with_memories(self, request: ModelRequest[Any]) -> ModelRequest[Any]:

@@ -6,6 +6,7 @@ graph, by its context; never by a prompt's variable or a message, which its writ
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from nextmem_agents.scope import Scope
 
 # Where LangGraph keeps a run's context; langgraph.runtime.get_runtime reads it there, and raises outside a run.
 _RUNTIME = "__pregel_runtime"
+_CONFIG_REACHES_ASYNC = sys.version_info >= (3, 11)
 
 
 def scope_of(memory: NextMem | Scope, user_id: str | None) -> Scope:
@@ -64,6 +66,24 @@ def session_of_call(session_id: str | None, runtime: Any = None) -> str | None:
     if called is not None:
         return called
     return session_id if session_id is not None else _named("thread_id", None)
+
+
+def check_async_call(memory: NextMem | Scope | None, user_id: str | None, runtime: Any = None) -> None:
+    """Make sure that an async call's user can be known; to be called in the event loop's thread.
+
+    On Python 3.10 LangChain cannot hand a call's config to async code. A call for some user would then read and write
+    the default scope.
+
+    Raises:
+        InvalidArgument: so it is here.
+    """
+    if _CONFIG_REACHES_ASYNC or user_id is not None or not isinstance(memory, NextMem):
+        return
+    if var_child_runnable_config.get() is None and _named("user_id", runtime) is None:
+        raise InvalidArgument(
+            "on Python 3.10 an async call's config does not reach the memory, so its user is not known: name the user "
+            "in the context, build the adapter with user_id ('default' names the default scope), or use Python 3.11"
+        )
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 
-from langchain_nextmem.scopes import scope_of, scope_of_call, session_of_call
+from langchain_nextmem.scopes import called_with, scope_of, scope_of_call, session_of_call
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 
@@ -42,19 +43,22 @@ def memory_tools(
     """
     scope_of(memory, user_id)
 
-    def remember(text: str) -> str:
+    # LangChain hands the call's config to a tool by this argument, which the model does not see.
+    def remember(text: str, config: RunnableConfig) -> str:
         """Remember a fact for later conversations. Write it as a whole sentence that is clear by itself."""
-        scope_of_call(memory, user_id).remember(
-            text,
-            role="assistant",
-            session=session_of_call(session_id),
-            occurred_at=datetime.now(timezone.utc),
-        )
+        with called_with(config):
+            scope_of_call(memory, user_id).remember(
+                text,
+                role="assistant",
+                session=session_of_call(session_id),
+                occurred_at=datetime.now(timezone.utc),
+            )
         return "Remembered."
 
-    def recall(query: str) -> str:
+    def recall(query: str, config: RunnableConfig) -> str:
         """Search what was remembered in earlier conversations. Ask with the words that the answer may have."""
-        hits = scope_of_call(memory, user_id).recall(query, k)
+        with called_with(config):
+            hits = scope_of_call(memory, user_id).recall(query, k)
         return hits.as_prompt(max_tokens) or "Nothing was found."
 
     return [StructuredTool.from_function(remember), StructuredTool.from_function(recall)]

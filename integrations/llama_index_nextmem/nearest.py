@@ -11,10 +11,10 @@ from nextmem_agents.scope import Scope
 
 
 def recall_nearest(scope: Scope, vector: Sequence[float], k: int, where: Mapping[str, Any] | None) -> Hits:
-    """The k memories whose index vectors are nearest to ``vector`` ([D] floats); scores as of ``ranking="latent"``.
+    """The k memories whose index vectors are nearest to ``vector`` ([P] floats); scores as of ``ranking="latent"``.
 
     Raises:
-        InvalidArgument: the vector is not [D], ``k`` or ``where`` is malformed.
+        InvalidArgument: the vector is not [P], ``k`` or ``where`` is malformed.
     """
     scores = fuse(latent=dict(scope._store.nearest(scope.name, vector, k, where)))
     records = scope._store.records(scope.name, list(scores))

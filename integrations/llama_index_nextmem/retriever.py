@@ -29,8 +29,8 @@ class NextMemRetriever(BaseRetriever):
     when; all other metadata stays out of its prompt, and all of it out of embeddings.
 
     A query's ``custom_embedding_strs`` (of ``HyDEQueryTransform``, for one) are searched in place of its text. Its
-    ``embedding``, where it has one, is itself what is searched for, by cosine to the codec's index vectors ([D]
-    floats, of ``codec.pool``), and words count for nothing then.
+    ``embedding``, where it has one, is itself what is searched for, by cosine to the codec's index vectors ([P]
+    floats, of ``codec.index_vectors``), and words count for nothing then.
 
     Args:
         memory: a scope; or a store, for its scope ``default``; the default store if left out.

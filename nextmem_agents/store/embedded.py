@@ -108,7 +108,7 @@ class EmbeddedStore:
             now = utc_now()
             written = []
             with folder.database.transaction(write=True) as sql:
-                tables.sweep(sql, time_to_text(now))
+                swept = tables.sweep(sql, time_to_text(now))
                 folder.write_touches(sql)
                 key = tables.make_scope(sql, name)
                 tables.check_supersedes(sql, key, name, checked)
@@ -117,7 +117,7 @@ class EmbeddedStore:
                     if repeated is None:
                         tables.insert(sql, key, record, now)
                     written.append(repeated or record.id)
-            folder.wrote(key)
+            folder.wrote(None if swept else key)
             return written
 
     def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
@@ -258,12 +258,14 @@ class EmbeddedStore:
     def _forget(self, name: str, ids: Sequence[str] | None, where: Where | None) -> int:
         with self._use(writing=True) as folder:
             with folder.database.transaction(write=True) as sql:
-                tables.sweep(sql, moment().now)
+                swept = tables.sweep(sql, moment().now)
                 key = tables.scope_key(sql, name)
                 if ids is None:
                     ids = [] if key is None else tables.matching_ids(sql, key, where)
                 forgotten = tables.forget(sql, key, name, ids)
-            if key is not None and forgotten:
+            if swept:  # what had expired may have been any scope's
+                folder.wrote(None)
+            elif key is not None and forgotten:
                 folder.wrote(key)
             return forgotten
 

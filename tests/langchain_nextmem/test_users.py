@@ -223,6 +223,24 @@ def test_a_chains_memory_injects_by_a_block_of_ids(alice: Scope) -> None:
         NextMemMemory(memory=alice, mode="inject")
 
 
+async def test_where_a_config_cannot_reach_async_code_nobodys_memories_are_taken_for_somebodys(
+    memory: NextMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("langchain_nextmem.scopes._CONFIG_REACHES_ASYNC", False)  # as on Python 3.10
+    state: Any = asking()
+    with pytest.raises(InvalidArgument, match="name the user in the context"):
+        await NextMemMiddleware(memory).abefore_agent(state, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="name the user in the context"):
+        await NextMemMemory(memory=memory).aload_memory_variables({"input": ASK})
+    with pytest.raises(InvalidArgument, match="name the user in the context"):
+        await ChatNextMem(memory=memory, max_tokens=1).ainvoke("Hello")
+    runtime: Any = type("Runtime", (), {"context": {"user_id": "alice"}})()
+    assert await NextMemMiddleware(memory).abefore_agent(state, runtime) == {"nextmem_ids": []}
+    assert await NextMemMemory(memory=memory, user_id="alice").aload_memory_variables({"input": ASK}) == {
+        "history": ""
+    }
+
+
 async def _lag(stop: asyncio.Event, found: list[float]) -> None:
     while not stop.is_set():
         before = time.perf_counter()

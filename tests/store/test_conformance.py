@@ -592,7 +592,8 @@ def test_erase_says_what_it_did_and_what_it_cannot_prove(open_durable, record):
     store.put("t", [record("kept")])
     receipt = store.erase("s")
     assert (receipt.scope, receipt.memories, receipt.versions, receipt.chunks) == ("s", 2, 3, 4)
-    assert receipt.proven == (not receipt.not_proven)
+    # Beyond the store's reach there are always backups and freed blocks: a receipt names them.
+    assert receipt.not_proven
     assert (store.count("s"), store.count("t"), store.scopes()) == (0, 1, ["t"])
     store.put("s", [record("again")])
     assert store.count("s") == 1

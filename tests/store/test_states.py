@@ -113,22 +113,23 @@ class Life(RuleBasedStateMachine):
     @rule(scope=scopes, old=ids, new=ids, text=words)
     def supersede(self, scope, old, new, text):
         self.time += timedelta(seconds=1)
-        self.sweep()
         if old == new:
             return
-        if old not in self.model[scope]:
+        if old not in self.alive(scope):
+            # A write that is refused sweeps nothing away.
             with pytest.raises(MemoryNotFound):
                 self.store.put(scope, [record_of(text, new, supersedes=old)])
             return
         self.store.put(scope, [record_of(text, new, supersedes=old)])
+        self.sweep()
         last = self.model[scope][old].versions[-1]
         last.ends = min(last.ends or self.time, self.time)
         self.write(scope, new, text, None, None)
 
     @rule(scope=scopes, id_=ids)
     def forget(self, scope, id_):
-        self.sweep()
-        if id_ in self.model[scope]:
+        if id_ in self.alive(scope):
+            self.sweep()
             assert self.store.forget(scope, ids=[id_]) == 1
             del self.model[scope][id_]
         else:
@@ -168,6 +169,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
+        self.sweep()  # as every opening for writing does
         self.store.close()
         self.store = self.open()
 
