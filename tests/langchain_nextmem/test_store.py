@@ -34,7 +34,7 @@ from tests.langchain_nextmem.conftest import ScriptedModel
 from tests.langchain_nextmem.fake_codec import FakeCodec, compress
 
 # 10,000 and 300 are the bars; a continuous run does fewer.
-OPERATIONS = int(os.environ.get("NEXTMEM_STORE_OPERATIONS", "600"))
+OPERATIONS = int(os.environ.get("NEXTMEM_STORE_OPERATIONS", "400"))
 OPERATIONS_ON_MINI = int(os.environ.get("NEXTMEM_STORE_OPERATIONS_ON_MINI", "40"))
 
 
