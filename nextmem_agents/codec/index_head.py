@@ -45,6 +45,15 @@ class IndexHead(nn.Module):
         hidden = F.silu(self.hidden(latents))
         return self.to_terms(hidden).unflatten(-1, (-1, self.term_size)), self.to_index(hidden)
 
+    def terms(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Term vectors of padded latents [B, L, D], [B, L * m, term_size], and how many each row has, int64 [B]."""
+        valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
+        # Padding is most of a batch of short texts, and is not computed.
+        found = self.to_terms(F.silu(self.hidden(latents[valid]))).unflatten(-1, (-1, self.term_size))
+        out = found.new_zeros(*latents.shape[:2], *found.shape[1:])
+        out[valid] = found
+        return out.flatten(1, 2), lengths * found.shape[1]
+
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""
         _, shares = self(latents)

@@ -399,8 +399,7 @@ class LatentCodec:
         values = latents.values.float()
         if self.index_head is None:
             return F.normalize(values, dim=-1), latents.lengths
-        terms, _ = self.index_head(values)
-        return terms.flatten(1, 2), latents.lengths * terms.shape[2]
+        return self.index_head.terms(values, latents.lengths)
 
     def quantize(self, latents: Latents, *, as_released: bool = False) -> list[QuantizedLatents]:
         """Each row in the codec's codes (NF4, or 2, 3, 4 or 8 levels), packed, with FP8 scales if it has any.

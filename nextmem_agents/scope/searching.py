@@ -20,7 +20,7 @@ from nextmem_agents.store.records import Store, Where
 
 Ranking = Literal["hybrid", "latent", "lexical"]
 _MIN_CANDIDATES = 256  # nearest memories that get a latent score of their own
-_MAX_RERANKED = 128  # of those, and of the lexical ones, whose latents are compared with the query's
+_MAX_RERANKED = 64  # of those, and of the lexical ones, whose latents are compared with the query's
 _MAX_SOURCES = 128  # lexical candidates whose neighbours gain from them
 
 

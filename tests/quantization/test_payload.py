@@ -34,7 +34,7 @@ def packed(digits: list[int], levels: int) -> bytes:
     if levels == 3:
         groups = [digits[i : i + 5] for i in range(0, len(digits), 5)]
         return bytes(sum(digit * 3**i for i, digit in enumerate(group)) for group in groups)
-    bits = {4: 2, 8: 3}[levels]
+    bits = {2: 1, 4: 2, 8: 3}[levels]
     number = sum(digit << bits * i for i, digit in enumerate(digits))
     return number.to_bytes((bits * len(digits) + 7) // 8, "little")
 
@@ -124,7 +124,12 @@ def test_the_layout_is_the_documented_one(seal: Seal) -> None:
 
 @pytest.mark.parametrize(
     ("levels", "digits", "codes"),
-    [(3, [2, 0, 1, 0, 2, 1], b"\xad\x01"), (4, [0, 1, 2, 3, 2], b"\xe4\x02"), (8, [7, 0, 5], b"\x47\x01")],
+    [
+        (2, [1, 0, 1, 1, 0, 0, 0, 1, 1], b"\x8d\x01"),
+        (3, [2, 0, 1, 0, 2, 1], b"\xad\x01"),
+        (4, [0, 1, 2, 3, 2], b"\xe4\x02"),
+        (8, [7, 0, 5], b"\x47\x01"),
+    ],
 )
 def test_few_levels_have_the_documented_layout(
     levels: int, digits: list[int], codes: bytes, seal: Seal
