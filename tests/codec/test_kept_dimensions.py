@@ -46,10 +46,11 @@ def test_texts_come_back_exactly(sparse: Path) -> None:
 def test_the_shipped_dense_codec_is_exact_and_smaller_than_the_text() -> None:
     codec = LatentCodec.load("mini-dense")
     text = (
-        "The harbour master kept two ledgers, one for the ships that came in and one for those that did not. Every evening "
-        "he closed the first, opened the second, and wrote down the weather, the tide and the names that the wives had "
-        "given him. By the end of the winter the second ledger was the longer of the two, and in the spring he began to "
-        "read it aloud on the pier, so that nobody would be forgotten before the boats went out again."
+        "The harbour master kept two ledgers, one for the ships that came in and one for those that did not. "
+        "Every evening he closed the first, opened the second, and wrote down the weather, the tide and the names "
+        "that the wives had given him. By the end of the winter the second ledger was the longer of the two, and in "
+        "the spring he began to read it aloud on the pier, so that nobody would be forgotten before the boats went "
+        "out again."
     )
     [chunks] = compress(codec, [text])
     assert sum(len(chunk.payload.to_bytes(b"here")) for chunk in chunks) < len(text)
