@@ -14,57 +14,65 @@ from pathlib import Path
 
 import torch
 from report import write_table
-from torch import Tensor
 
 from nextmem_agents import LatentCodec
+from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.decoder import prefix, teacher_forced_batch
+from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.repair import MARGIN
 from nextmem_agents.evaluation.texts import of_length, texts_of
 
+TEXTS = 32
+
 
 @torch.inference_mode()
-def stepwise_leads(codec: LatentCodec, values: Tensor, lengths: Tensor, ids: list[list[int]]) -> list[float]:
+def stepwise_leads(
+    codec: LatentCodec, backbone: Backbone, latents: Latents, ids: list[list[int]]
+) -> list[float]:
     """Leads of the true tokens, by the cached decoder fed with the true tokens, for a batch of equal lengths."""
-    embeddings, mask, positions = prefix(codec.decoder, codec.config, values, lengths)
-    cache = codec.decoder.new_cache()
-    hidden = codec.decoder.hidden(embeddings, mask, positions, cache)[:, -1]
-    position = positions[:, -1:]
+    embeddings, mask, positions = prefix(backbone, codec.config, latents.values, latents.lengths)
     tokens = torch.tensor(ids)
+    cache = backbone.new_cache(embeddings.shape[1] + tokens.shape[1])
+    hidden = backbone.hidden(embeddings, mask, positions, cache, last=True)[:, 0]
+    position = positions[:, -1:]
     leads = []
     for t in range(tokens.shape[1]):
-        logits = codec.decoder.logits(hidden)
+        logits = backbone.logits(hidden)
         true = tokens[:, t : t + 1]
         leads.append(logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1))
         position = position + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        hidden = codec.decoder.hidden(codec.decoder.embed_generated(true), mask, position, cache)[:, -1]
+        hidden = backbone.step(backbone.embed_generated(true), position, cache)[:, 0]
     return torch.stack(leads, 1).flatten().tolist()
 
 
 def main(path: str, name: str = "mini") -> None:
     """Measure, and write the table."""
     codec = LatentCodec.load(name)
-    texts = of_length(codec, texts_of(Path(path)), 64, codec.max_tokens, 64)
+    texts = of_length(codec, texts_of(Path(path)), 64, codec.max_tokens, TEXTS)
     ids = [row[:64] for row in codec.tokenizer.encode(texts)]
+    latents = codec.dequantize(codec.quantize(codec.encode_ids(ids)))
+    _, parallel = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
+    flat = torch.tensor([lead for row in parallel for lead in row])
+    decoders = {
+        "float32/cpu": codec.decoder,
+        # What wrote and read stores before the layers were fused.
+        "float32/cpu, transformers' own forward": Backbone(codec.decoder.model),
+        "bfloat16/cpu": codec.in_profile("bfloat16/cpu").decoder,
+    }
     rows = []
-    for profile in ("float32/cpu", "bfloat16/cpu"):
-        latents = codec.dequantize(codec.quantize(codec.encode_ids(ids)))
-        reader = codec.in_profile(profile)
-        _, parallel = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
-        flat = torch.tensor([lead for row in parallel for lead in row])
+    for decoder, backbone in decoders.items():
         for batch, threads in ((64, 1), (7, 1), (1, 1), (64, 2)):
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             leads: list[float] = []
             for i in range(0, len(ids), batch):
-                part = latents[i : i + batch]
-                leads += stepwise_leads(reader, part.values, part.lengths, ids[i : i + batch])
+                leads += stepwise_leads(codec, backbone, latents[i : i + batch], ids[i : i + batch])
             torch.set_num_threads(before)
             difference = (torch.tensor(leads) - flat).abs()
             flipped = ((torch.tensor(leads) > 0) != (flat > 0)) & (flat >= MARGIN)
             near = int(((flat > 0) & (flat < MARGIN)).sum())
             rows.append(
-                (profile, batch, threads, difference.max(), difference.mean(), int(flipped.sum()), near)
+                (decoder, batch, threads, difference.max(), difference.mean(), int(flipped.sum()), near)
             )
     write_table(
         __file__,

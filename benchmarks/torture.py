@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,6 +28,7 @@ HEADER = (
     "memories",
     "minutes",
 )
+PARTS = Path(__file__).with_name("torture.parts.json")
 
 
 def main() -> None:
@@ -34,27 +38,36 @@ def main() -> None:
     parser.add_argument("--memories", type=int, default=10_000, help="in the store beforehand")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layouts", nargs="+", default=["embedded", "server"], choices=LAYOUTS)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many in each layout")
+    parser.add_argument("--resume", action="store_true", help="go on with what an earlier call left undone")
     chosen = parser.parse_args()
-    outcomes = []
+    if not chosen.resume:
+        PARTS.unlink(missing_ok=True)
     for layout in chosen.layouts:
+        parts = [part for part in _parts() if part.layout == layout]
+        left = chosen.kills - sum(part.kills for part in parts)
+        if left <= 0:
+            continue
         with tempfile.TemporaryDirectory(prefix="nextmem-torture-") as folder:
-            outcomes.append(
-                torture(
-                    layout,
-                    Path(folder),
-                    chosen.kills,
-                    chosen.memories,
-                    chosen.seed,
-                    lambda s: print(s, flush=True),
-                )
+            outcome = torture(
+                layout,
+                Path(folder),
+                left,
+                chosen.memories,
+                # Other moments and other steps than in the parts before.
+                chosen.seed + 1_000 * len(parts),
+                lambda line: print(line, flush=True),
+                chosen.minutes * 60,
             )
+        PARTS.write_text(json.dumps([asdict(part) for part in [*_parts(), outcome]]), encoding="utf-8")
+    outcomes = _parts()
     write_table(
         __file__,
         "Torture",
         f"Writers killed with SIGKILL at random moments in stores of {chosen.memories:,} memories, and in the server "
         "layout every third time the Chroma server itself. After each kill every memory that the kill may have "
-        "touched is read, compared byte by byte and searched for by vector and by word; after the last kill "
-        "every memory is.",
+        "touched is read, compared byte by byte and searched for by vector and by word; after the last kill of a "
+        "part every memory is, and the index is compared with the records vector by vector.",
         HEADER,
         [_row(outcome) for outcome in outcomes],
     )
@@ -62,8 +75,10 @@ def main() -> None:
         sys.exit("\n".join(loss for outcome in outcomes for loss in outcome.losses))
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _parts() -> list[Outcome]:
+    if not PARTS.exists():
+        return []
+    return [Outcome(**part) for part in json.loads(PARTS.read_text(encoding="utf-8"))]
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 import httpx
-from langchain_core.messages import HumanMessage, convert_to_openai_messages
+from langchain_core.messages import HumanMessage
 
 from langchain_nextmem import memory_block
 from langchain_nextmem.prompt_embeds import served_model_name, with_prompt_embeds
@@ -37,10 +37,10 @@ def main(base_url: str, codec: str = "mini") -> None:
         model = served_model_name(ann.codec)
         message = HumanMessage([memory_block([hit.id]), {"type": "text", "text": QUESTION}])
         # mini puts latents at positions that a server cannot give them: here it only shows the way.
-        ready = with_prompt_embeds([message], ann, model=model, ignore_positions=codec == "mini")
+        (ready,) = with_prompt_embeds([message], ann, model=model, ignore_positions=codec == "mini")
         request: dict[str, Any] = {
             "model": model,
-            "messages": convert_to_openai_messages(ready),
+            "messages": [{"role": "user", "content": ready.content}],
             "max_tokens": 64,
         }
         print(

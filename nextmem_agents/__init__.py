@@ -18,10 +18,12 @@ from nextmem_agents.errors import (
     InvalidArgument,
     KeyMissing,
     MemoryNotFound,
+    MemoryRefused,
     MissingExtra,
     NewerFormat,
     NextMemError,
     PayloadError,
+    ReaderError,
     ReadOnlyStore,
     StoreClosed,
     StoreError,
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from nextmem_agents.codec.latent_codec import LatentCodec
     from nextmem_agents.codec.latents import Latents
     from nextmem_agents.memory import NextMem
+    from nextmem_agents.recall.embedders import Embedder
     from nextmem_agents.recall.hits import Hit, Hits, Memory
+    from nextmem_agents.recall.recency import Recency
+    from nextmem_agents.recall.trust import Trust
     from nextmem_agents.scope import Answer, Scope
 
 __version__ = "0.1.0"
@@ -42,13 +47,16 @@ __version__ = "0.1.0"
 _HOME = {
     "Answer": "scope",
     "CodecConfig": "codec.config",
+    "Embedder": "recall.embedders",
     "Hit": "recall.hits",
     "Hits": "recall.hits",
     "LatentCodec": "codec.latent_codec",
     "Latents": "codec.latents",
     "Memory": "recall.hits",
     "NextMem": "memory",
+    "Recency": "recall.recency",
     "Scope": "scope",
+    "Trust": "recall.trust",
 }
 
 __all__ = [
@@ -59,6 +67,7 @@ __all__ = [
     "CodecMismatch",
     "DamagedRecord",
     "DataError",
+    "Embedder",
     "EmptyText",
     "Hit",
     "Hits",
@@ -68,17 +77,21 @@ __all__ = [
     "Latents",
     "Memory",
     "MemoryNotFound",
+    "MemoryRefused",
     "MissingExtra",
     "NewerFormat",
     "NextMem",
     "NextMemError",
     "PayloadError",
     "ReadOnlyStore",
+    "ReaderError",
+    "Recency",
     "Scope",
     "StoreClosed",
     "StoreError",
     "StoreLocked",
     "TextTooLong",
+    "Trust",
 ]
 
 

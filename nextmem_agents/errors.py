@@ -31,6 +31,10 @@ class CannotAnswer(NextMemError):
     """The codec has not been trained to answer questions from latents."""
 
 
+class MemoryRefused(NextMemError):
+    """The application's write hook refused a text; nothing was written."""
+
+
 class PayloadError(NextMemError):
     """The bytes kept for a chunk are damaged or of an unknown format."""
 
@@ -76,3 +80,7 @@ class DataError(NextMemError):
 
 class MissingExtra(NextMemError, ImportError):
     """An optional dependency is not installed."""
+
+
+class ReaderError(NextMemError):
+    """Whoever was asked gave no reply: a server that cannot be reached, a model that failed."""

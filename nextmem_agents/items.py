@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from nextmem_agents.codec.tokens import check_text
-from nextmem_agents.errors import EmptyText, InvalidArgument
+from nextmem_agents.errors import EmptyText, InvalidArgument, MemoryRefused
 from nextmem_agents.store.records import Scalar
 
 # LangChain's message types, by the names that chat APIs and LlamaIndex use.
@@ -17,7 +18,11 @@ _ROLES = {"human": "user", "ai": "assistant"}
 
 @dataclass(frozen=True)
 class Item:
-    """One text to remember, with what is known about it."""
+    """One text to remember, with what is known about it; see ``Scope.remember`` for each field.
+
+    Attributes:
+        scope: the name of the scope that it is to be written to.
+    """
 
     text: str
     id: str | None
@@ -27,6 +32,12 @@ class Item:
     occurred_at: datetime | None
     metadata: Mapping[str, Scalar]
     life: Life
+    scope: str = ""
+
+
+OnRemember: TypeAlias = Callable[[Item], Item | None]
+"""Called with each item before anything is written. It gives back the item, as it is or changed
+(``dataclasses.replace(item, metadata={**item.metadata, "checked": True})``), or None to refuse it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,50 @@ def as_items(
             )
         )
     ]
+
+
+def admit(items: Sequence[Item], scope: str, hooks: Sequence[OnRemember]) -> list[Item]:
+    """The items as the hooks let them through, each hook seeing what the one before it gave.
+
+    Raises:
+        MemoryRefused: a hook gave None.
+        EmptyText: a hook left nothing of a text.
+        InvalidArgument: a hook gave something else.
+    """
+    admitted = []
+    for i, item in enumerate(items):
+        for hook in hooks:
+            given = hook(replace(item, scope=scope))
+            if given is None:
+                raise MemoryRefused(
+                    f"on_remember refused text {i} for scope {scope!r} (it gave None); nothing was written. A hook "
+                    "gives back the item to let it through"
+                )
+            if not isinstance(given, Item) or given.scope != scope:
+                raise InvalidArgument(
+                    f"on_remember gives back the item for the same scope, or None; for text {i} it gave {given!r:.80}"
+                )
+            item = given
+        check_text(item.text)
+        if not item.text:
+            raise EmptyText(f"on_remember left nothing of text {i}; to refuse it, give None")
+        admitted.append(item)
+    return admitted
+
+
+def check_hook(hook: OnRemember | None) -> tuple[OnRemember, ...]:
+    """A hook, or none.
+
+    Raises:
+        InvalidArgument: it is no plain function.
+    """
+    if hook is None:
+        return ()
+    if not callable(hook) or inspect.iscoroutinefunction(hook):
+        raise InvalidArgument(
+            f"on_remember is a plain function, which async methods call in their worker thread, not {hook!r:.80}"
+        )
+    return (hook,)
 
 
 def _spread(name: str, value: Any, n: int) -> list[Any]:

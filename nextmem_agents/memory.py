@@ -14,7 +14,10 @@ import platformdirs
 from nextmem_agents.asynchronous import async_twin
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.items import OnRemember, check_hook
+from nextmem_agents.recall.embedders import Embedder, as_embedder
 from nextmem_agents.scope import Scope
+from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.migration import Migration, Side, migrate_store
 from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.verification import PayloadCheck
@@ -22,7 +25,7 @@ from nextmem_agents.store import EmbeddedStore, Store, check_scope
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Report
 from nextmem_agents.store.server import COLLECTION, ServerStore, payload_of
-from nextmem_agents.store.server_connection import TIMEOUT
+from nextmem_agents.store.server_address import TIMEOUT
 from nextmem_agents.store.server_sharing import Isolation
 
 HOME_VARIABLE = "NEXTMEM_HOME"
@@ -59,9 +62,17 @@ class NextMem:
     """
 
     def __init__(
-        self, store: Store, codec: LatentCodec, keep_text: bool | None = None, keys: KeyRing | None = None
+        self,
+        store: Store,
+        codec: LatentCodec,
+        keep_text: bool | None = None,
+        keys: KeyRing | None = None,
+        embedder: Embedder | None = None,
+        on_remember: OnRemember | None = None,
     ):
         self._store = store
+        self._embedder = embedder
+        self._on_remember = check_hook(on_remember)
         self.codec = codec
         self._keep_text = keep_text
         self._keys = keys
@@ -81,6 +92,8 @@ class NextMem:
         timeout: float = TIMEOUT,
         encryption_key: str | bytes | None = None,
         keys: str | Path | None = None,
+        embedder: Any = None,
+        on_remember: OnRemember | None = None,
     ) -> NextMem:
         """Open a memory, or make it.
 
@@ -102,20 +115,30 @@ class NextMem:
             encryption_key: a passphrase, or 32 bytes, that locks the keys of encrypted scopes; without it they lie
                 plainly in ``keys.json``. See :meth:`scope`.
             keys: the folder of ``keys.json``; by default, the memory's own. A server's has to be named.
+            embedder: whose vectors are searched in place of the codec's: a LangChain ``Embeddings``, a LlamaIndex
+                ``BaseEmbedding``, a named function from texts to vectors, or an :class:`~nextmem_agents.Embedder`. It
+                belongs to the memory for good; :meth:`migrate_to` another one embeds the exact texts anew.
+            on_remember: a function that is called with each item before it is written, and gives it back, as it is or
+                changed, or None to refuse it; see :data:`nextmem_agents.items.OnRemember`. Imports and migrations,
+                which copy what was remembered, do not pass it.
 
         Raises:
             KeyMissing: ``keys.json`` is locked, and not with this ``encryption_key``.
             CheckpointError: the codec is missing, incomplete or altered.
-            CodecMismatch: the folder was written with another codec.
+            CodecMismatch: the folder was written with another codec or embedder.
             StoreLocked: another process is writing to the folder.
             NewerFormat: a newer version wrote the folder; it was left untouched.
             StoreError: the folder cannot be opened, or no Chroma server answers at the address.
         """
         chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
+        check_hook(on_remember)
+        own = None if embedder is None else as_embedder(embedder)
+        name = chosen.config.name
         identity: dict[str, Any] = {
-            "dim": chosen.index_size,
-            "fingerprint": chosen.fingerprint,
-            "codec_name": chosen.config.name,
+            "dim": chosen.index_size if own is None else own.size,
+            # Vectors of two embedders cannot be compared: the store is opened with the one that filled it.
+            "fingerprint": chosen.fingerprint if own is None else f"{chosen.fingerprint}+{own.name}",
+            "codec_name": name if own is None else f"{name}, embedder {own.name}",
             "read_only": read_only,
         }
         if isinstance(location, str) and location.startswith(("http://", "https://")):
@@ -131,20 +154,26 @@ class NextMem:
                 timeout=timeout,
                 **identity,
             )
-            return cls(store, chosen, keep_text, _keys(keys, encryption_key))
+            return cls(store, chosen, keep_text, _keys(keys, encryption_key), own, on_remember)
         folder = default_folder() if location is None else location
         if payload_of(folder, payload) == "chroma":
             store = ServerStore.open_folder(folder, isolation=isolation, **identity)
-            return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key))
+            return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key), own, on_remember)
         if isolation != "shared":
             raise InvalidArgument(
                 "isolation='collection' is for a server or payload='chroma'; a folder with SQLite keeps scopes "
                 "apart by its keys, and searches each by itself"
             )
         store = EmbeddedStore.open(folder, **identity)
-        return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key, store))
+        return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key, store), own, on_remember)
 
-    def scope(self, name: str = DEFAULT_SCOPE, *, encrypted: bool = False) -> Scope:
+    def scope(
+        self,
+        name: str = DEFAULT_SCOPE,
+        *,
+        encrypted: bool = False,
+        on_remember: OnRemember | None = None,
+    ) -> Scope:
         """The memories of one user or tenant.
 
         Args:
@@ -153,6 +182,8 @@ class NextMem:
                 Erasing the scope erases the key. Such a scope keeps no lexical index, whose words would be readable,
                 and is searched by its latents alone; index vectors and metadata stay readable. A scope that has a key
                 is encrypted whether this says so or not.
+            on_remember: what is written through this handle passes this function, and then the memory's own
+                (:meth:`open`), which sees what it gave.
 
         Raises:
             InvalidArgument: ``name`` is no string, empty, or in a form that could look like another; or the scope
@@ -169,7 +200,10 @@ class NextMem:
                     f"the scope {checked!r} holds memories that are not encrypted; export it, erase it, and import it "
                     "into memory.scope(..., encrypted=True)"
                 )
-        return Scope(checked, self._store, self.codec, self._keep_text, self._keys, encrypted)
+        hooks = (*check_hook(on_remember), *self._on_remember)
+        return Scope(
+            checked, self._store, self.codec, self._keep_text, self._keys, encrypted, self._embedder, hooks
+        )
 
     def scopes(self) -> list[str]:
         """The scopes that hold a memory, sorted."""
@@ -185,7 +219,10 @@ class NextMem:
 
     def purge(self) -> int:
         """Delete what has expired, in all scopes; returns how many memories. No read returned them before, either."""
-        return self._store.purge()
+        try:
+            return self._store.purge()
+        finally:
+            decoded_texts(self._store).drop()
 
     def compact(self) -> None:
         """Give back the disk that forgotten memories took."""
@@ -203,10 +240,10 @@ class NextMem:
     def migrate_to(
         self, target: NextMem, *, dry_run: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> Migration:
-        """Write every memory with its history into another memory, usually one of another codec.
+        """Write every memory with its history into another memory, usually one of another codec or embedder.
 
-        Texts are decoded exactly and encoded anew; this memory stays as it is. Run again after an interruption, it
-        goes on where it was. What does not come back exactly is not migrated but reported.
+        Texts are decoded exactly, and encoded and embedded anew; this memory stays as it is. Run again after an
+        interruption, it goes on where it was. What does not come back exactly is not migrated but reported.
 
         Args:
             target: another open memory, such as ``NextMem.open("./new", codec=…)``.
@@ -216,8 +253,8 @@ class NextMem:
         if target._store is self._store:
             raise InvalidArgument("a memory cannot be migrated into itself; open another folder")
         return migrate_store(
-            Side(self._store, self.codec, self._vault),
-            Side(target._store, target.codec, target._vault),
+            Side(self._store, self.codec, self._vault, self._embedder),
+            Side(target._store, target.codec, target._vault, target._embedder),
             keep_text=target._keep_text,
             dry_run=dry_run,
             progress=progress,

@@ -235,10 +235,12 @@ def test_a_codec_that_can_answer_is_injected_with_the_latents(tmp_path: Path) ->
         scope = memory.scope("alice")
         # Decomposed letters do not survive Qwen's normaliser: this memory is kept literally.
         scope.remember(["She moved to Lisbon.", "Cafe\u0301 Lisbon"])
-        answer = scope.answer("Where is Lisbon?", k=2)
+        answer = scope.answer("Where is Lisbon?", k=2, mode="inject")
         assert (answer.mode, answer.reader) == ("inject", "codec")
         assert answer.context_tokens == 30  # 15 latents for each memory, whatever its length
-        assert scope.answer("Where is Lisbon?", k=2, mode="inject").text == answer.text
+        # Latents of random weights carry nothing: unasked, the same reader gets the text.
+        unasked = scope.answer("Where is Lisbon?", k=2)
+        assert (unasked.mode, unasked.reader) == ("decompress", "codec")
         assert scope.answer("Where is Lisbon?", mode="decompress").reader == "extract"
         assert scope.answer("Where is Lisbon?", model=lambda prompt: "there").mode == "decompress"
         with pytest.raises(CannotAnswer, match="own backbone"):

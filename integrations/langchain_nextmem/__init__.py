@@ -15,6 +15,7 @@ try:
     from langchain_nextmem.retriever import NextMemRetriever
     from langchain_nextmem.store import NextMemStore
     from langchain_nextmem.tools import memory_tools
+    from langchain_nextmem.vector_store import NextMemVectorStore
 except ModuleNotFoundError as error:
     package = (error.name or "").partition(".")[0]
     if package not in ("langchain", "langchain_classic", "langchain_core", "langgraph"):
@@ -30,6 +31,7 @@ __all__ = [
     "NextMemMiddleware",
     "NextMemRetriever",
     "NextMemStore",
+    "NextMemVectorStore",
     "QuotingChatModel",
     "memory_block",
     "memory_tools",

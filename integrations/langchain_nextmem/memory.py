@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from langchain_classic.base_memory import BaseMemory
 from langchain_core.messages import BaseMessage, HumanMessage
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_nextmem.blocks import memory_block
 from langchain_nextmem.middleware import NextMemMiddleware
 from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call, session_of_call
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
-from nextmem_agents.scope import Mode, Scope
+from nextmem_agents.scope import Scope
+from nextmem_agents.scope.options import check_options
 
 
 class NextMemMemory(BaseMemory):
@@ -39,6 +40,7 @@ class NextMemMemory(BaseMemory):
         output_key: which output is the reply; None if there is only one, or one called ``output``.
         return_messages: whether the variable is a list of messages, for chat prompts, instead of a string.
             The quoted block is then a human message: what was recalled never speaks with the system's voice.
+        recall_options: whatever else ``Scope.recall`` takes, e.g. ``{"trusted_only": True}``.
         mode: ``"decompress"`` and ``"auto"`` give text, which every model reads; ``"inject"`` gives a message with a
             block of ids, for a chain whose model is :class:`ChatNextMem` over the same scope, and needs
             ``return_messages``. A chain's memory does not see its model, so nothing is injected unasked.
@@ -68,7 +70,8 @@ class NextMemMemory(BaseMemory):
     input_key: str | None = None
     output_key: str | None = None
     return_messages: bool = False
-    mode: Mode = "auto"
+    recall_options: Annotated[Mapping[str, Any], AfterValidator(check_options)] = Field(default_factory=dict)
+    mode: Literal["auto", "decompress", "inject"] = "auto"
 
     def model_post_init(self, _context: Any, /) -> None:
         """Find a malformed scope now, and not in the middle of a conversation."""
@@ -99,7 +102,7 @@ class NextMemMemory(BaseMemory):
             InvalidArgument: it is not clear which input to recall for.
         """
         query = self._input(inputs)
-        hits = self.scope.recall(query, self.k) if query.strip() else ()
+        hits = self.scope.recall(query, self.k, **self.recall_options) if query.strip() else ()
         if self.mode == "inject":
             return {self.memory_key: [HumanMessage([memory_block([hit.id for hit in hits])])] if hits else []}
         block = hits.as_prompt(self.max_tokens) if hits else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
@@ -20,8 +20,9 @@ from langchain_nextmem.tools import memory_tools
 from nextmem_agents.errors import CannotAnswer, InvalidArgument, MemoryNotFound
 from nextmem_agents.memory import NextMem
 from nextmem_agents.recall.hits import Memory
-from nextmem_agents.recall.rendering import render
-from nextmem_agents.scope import Mode, Scope
+from nextmem_agents.recall.policy import MODES, Mode, make_plan
+from nextmem_agents.scope import Scope
+from nextmem_agents.scope.options import check_options
 
 
 class MemoryState(AgentState[Any]):
@@ -30,7 +31,7 @@ class MemoryState(AgentState[Any]):
     nextmem_ids: NotRequired[Annotated[list[str], PrivateStateAttr]]
 
 
-class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
+class NextMemMiddleware(AgentMiddleware[MemoryState, Any]):
     """Long-term memory for an agent: recalls when a run begins, remembers when it is done.
 
     What is recalled for the user's last message stands, quoted, at the head of that message: not as one of its own,
@@ -50,11 +51,13 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         session_id: the conversation that turns are remembered under; by default the ``session_id`` or ``thread_id`` of
             the call. Recall searches all of the user's.
         k: at most so many memories are recalled.
-        max_tokens: at most so many tokens of them go into the prompt as text.
-        mode: ``"decompress"`` gives memories as text, ``"inject"`` as latents; ``"auto"`` injects where the model is a
-            ``ChatNextMem`` whose codec is the memory's and was trained to answer.
+        max_tokens: at most so many tokens of them go into the prompt, text and latents together.
+        mode: ``"decompress"`` gives memories as text, ``"inject"`` as latents, ``"mixed"`` the best as text and the
+            others as latents; ``"auto"`` injects where the model is a ``ChatNextMem`` whose codec is the memory's and
+            was trained to answer, but for memories that their latents do not carry. See ``Hits.plan``.
         where: recalls only memories that match, e.g. ``{"session": {"$ne": "s1"}}`` to leave out those that
             the agent still has among its messages.
+        recall_options: whatever else ``Scope.recall`` takes, e.g. ``{"trusted_only": True}``.
         remember: whether the user's last message and the final answer are remembered; False only reads.
         tools: give the agent tools to remember and to recall by itself (see :func:`memory_tools`).
     """
@@ -71,12 +74,13 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         max_tokens: int | None = 512,
         mode: Mode = "auto",
         where: Mapping[str, Any] | None = None,
+        recall_options: Mapping[str, Any] | None = None,
         remember: bool = True,
         tools: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("auto", "decompress", "inject"):
-            raise InvalidArgument(f"mode must be 'auto', 'decompress' or 'inject', not {mode!r}")
+        if mode not in MODES:
+            raise InvalidArgument(f"mode must be 'auto', 'decompress', 'inject' or 'mixed', not {mode!r}")
         self.memory = NextMem.open() if memory is None else memory
         self.user_id = user_id
         scope_of(
@@ -87,6 +91,7 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         self.max_tokens = max_tokens
         self.mode: Mode = mode
         self.where = where
+        self.recall_options = check_options(recall_options)
         self.remember = remember
         self.tools = memory_tools(self.memory, user_id=user_id, session_id=session_id) if tools else []
 
@@ -102,7 +107,8 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         if not query.strip():
             return {"nextmem_ids": []}
         scope = scope_of_call(self.memory, self.user_id, runtime)
-        return {"nextmem_ids": [hit.id for hit in scope.recall(query, self.k, where=self.where)]}
+        hits = scope.recall(query, self.k, where=self.where, **self.recall_options)
+        return {"nextmem_ids": [hit.id for hit in hits]}
 
     async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Async twin of ``before_agent``."""
@@ -153,40 +159,45 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         if not ids or asked is None:
             return request
         scope = scope_of_call(self.memory, self.user_id, request.runtime)
-        memories = _still_there(scope, ids)
+        plan = make_plan(
+            _still_there(scope, ids),
+            scope.token_counter(),
+            model=self._reader(request.model, scope),
+            mode=self.mode,
+            max_tokens=self.max_tokens,
+        )
+        head: list[dict[str, Any] | str] = []
         model = request.model
-        if memories and self._takes(model, scope) == "inject" and isinstance(model, ChatNextMem):
-            head: dict[str, Any] | str = memory_block([memory.id for memory in memories])
-            model = model.in_scope(scope)
-        else:
-            block = render(memories, scope.token_counter(), self.max_tokens)
-            if not block:
-                return request
-            head = f"{block}\n\n"
+        if injected := plan.of("inject"):
+            head.append(memory_block([memory.id for memory in injected]))
+            model = model.in_scope(scope) if isinstance(model, ChatNextMem) else model
+        if block := plan.render():
+            head.append(f"{block}\n\n")
+        if not head:
+            return request
         messages = list(request.messages)
         messages[asked] = messages[asked].model_copy(
             update={"content": _headed(head, messages[asked].content)}
         )
         return request.override(messages=messages, model=model)
 
-    def _takes(self, model: Any, scope: Scope) -> Literal["inject", "decompress"]:
-        """How a model gets what was recalled."""
-        fits = isinstance(model, ChatNextMem) and model.codec.fingerprint == scope.codec.fingerprint
-        if self.mode == "inject" and not fits:
+    def _reader(self, model: Any, scope: Scope) -> ChatNextMem | None:
+        """The model if it reads the scope's latents; None for one that reads text."""
+        if isinstance(model, ChatNextMem) and model.codec.fingerprint == scope.codec.fingerprint:
+            return model if self.mode != "auto" or model.reads(scope) else None
+        if self.mode in ("inject", "mixed"):
             raise CannotAnswer(
                 f"latents of codec {scope.codec.config.name!r} can be injected into ChatNextMem over that codec only, "
                 f"not into {type(model).__name__}; leave mode='auto'"
             )
-        if self.mode == "auto":
-            return "inject" if fits and model.reads(scope) else "decompress"
-        return self.mode
+        return None
 
 
-def _headed(head: dict[str, Any] | str, content: Any) -> Any:
-    if isinstance(head, str) and isinstance(content, str):
-        return head + content
-    first = {"type": "text", "text": head} if isinstance(head, str) else head
-    return [first, *([{"type": "text", "text": content}] if isinstance(content, str) else content)]
+def _headed(head: Sequence[dict[str, Any] | str], content: Any) -> Any:
+    if isinstance(content, str) and all(isinstance(part, str) for part in head):
+        return "".join([*map(str, head), content])
+    first = [{"type": "text", "text": part} if isinstance(part, str) else part for part in head]
+    return [*first, *([{"type": "text", "text": content}] if isinstance(content, str) else content)]
 
 
 def _still_there(scope: Scope, ids: Sequence[str]) -> list[Memory]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -12,18 +10,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from nextmem_agents.recall.extract import best_sentence
-from nextmem_agents.recall.rendering import HEADING
+from nextmem_agents.recall.quoting import quoted_reply, recalled_texts
 
-_MEMORY = r"\n\[\d+\] [^\n]*:(?:\n> [^\n]*)+"
-_BLOCK = re.compile(rf"^{re.escape(HEADING)}((?:{_MEMORY})+)", re.MULTILINE)
 _SPEAKER = re.compile(r"^(?:Human|AI|User|Assistant|Question|Answer):[ \t]*", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class _Quote:
-    text: str
-    score: float
 
 
 class QuotingChatModel(BaseChatModel):
@@ -54,25 +43,9 @@ class QuotingChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
-        reply = self._reply(*_read(messages))
+        prompt = "\n".join(str(message.text) for message in messages if isinstance(message, HumanMessage))
+        texts, rest = recalled_texts(prompt)
+        reply = quoted_reply(
+            _SPEAKER.sub("", rest).strip(), texts, noted=self.noted, nothing_recalled=self.nothing_recalled
+        )
         return ChatResult(generations=[ChatGeneration(message=AIMessage(reply))])
-
-    def _reply(self, question: str, quotes: Sequence[_Quote]) -> str:
-        if not question.endswith("?"):
-            return self.noted
-        own = (self.noted, self.nothing_recalled)
-        statements = [quote for quote in quotes if not quote.text.endswith("?") and quote.text not in own]
-        return best_sentence(question, statements) or self.nothing_recalled
-
-
-def _read(messages: Sequence[BaseMessage]) -> tuple[str, list[_Quote]]:
-    """The question and the memories of the last recalled block, which ``recall.rendering`` wrote."""
-    prompt = "\n".join(str(message.text) for message in messages if isinstance(message, HumanMessage))
-    blocks = list(_BLOCK.finditer(prompt))
-    if not blocks:
-        return _SPEAKER.sub("", prompt).strip(), []
-    memories = re.findall(_MEMORY, blocks[-1][1])
-    texts = ["\n".join(line[2:] for line in memory.split("\n")[2:]).strip() for memory in memories]
-    # The block names no scores; its order is theirs.
-    quotes = [_Quote(text, 0.95**i) for i, text in enumerate(texts)]
-    return _SPEAKER.sub("", prompt[blocks[-1].end() :]).strip(), quotes

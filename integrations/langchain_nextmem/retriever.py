@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_nextmem.scopes import called_with, scope_of, scope_of_call
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
+from nextmem_agents.scope.options import check_options
 
 
 class NextMemRetriever(BaseRetriever):
@@ -27,6 +28,7 @@ class NextMemRetriever(BaseRetriever):
         user_id: whose memories; None for the user that the call's config names, else the scope ``default``.
         k: at most so many documents; ``invoke(query, k=...)`` for one call.
         where: only memories that match, e.g. ``{"role": "user"}``.
+        recall_options: whatever else ``Scope.recall`` takes: ``{"recency": timedelta(days=30), "trusted_only": True}``.
 
     Examples:
         >>> from nextmem_agents import NextMem
@@ -44,6 +46,7 @@ class NextMemRetriever(BaseRetriever):
     user_id: str | None = None
     k: int = 5
     where: Mapping[str, Any] | None = None
+    recall_options: Annotated[Mapping[str, Any], AfterValidator(check_options)] = Field(default_factory=dict)
 
     def model_post_init(self, _context: Any, /) -> None:
         """Find a malformed scope now, and not at the first question."""
@@ -75,7 +78,7 @@ class NextMemRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - LangChain's form
         k: int | None = None,
     ) -> list[Document]:
-        hits = self.scope.recall(query, self.k if k is None else k, where=self.where)
+        hits = self.scope.recall(query, self.k if k is None else k, where=self.where, **self.recall_options)
         return [
             Document(
                 id=hit.id,

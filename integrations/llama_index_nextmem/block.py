@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from llama_index_nextmem.injection import memory_message
 from llama_index_nextmem.scopes import scope_of
@@ -17,6 +17,7 @@ from llama_index_nextmem.turns import turns
 from nextmem_agents.memory import NextMem
 from nextmem_agents.recall.hits import Hits
 from nextmem_agents.scope import Scope
+from nextmem_agents.scope.options import check_options
 
 # A memory's own lines are quoted, so that none of them can look like the next memory.
 _NEXT_MEMORY = re.compile(r"\n(?=\[\d+\] )")
@@ -36,6 +37,7 @@ class NextMemMemoryBlock(BaseMemoryBlock[Any]):
         k: at most so many memories.
         max_tokens: at most so many tokens of them.
         where: only memories that match, e.g. ``{"session": {"$ne": "s1"}}``.
+        recall_options: whatever else ``Scope.recall`` takes, e.g. ``{"trusted_only": True}``.
         mode: ``"decompress"`` gives quoted text; ``"inject"`` a message that carries the memories' ids, for
             :class:`NextMemLLM` to put their latents in its place.
         priority: when all blocks and the history exceed the memory's limit, blocks of a low number are shortened
@@ -59,6 +61,7 @@ class NextMemMemoryBlock(BaseMemoryBlock[Any]):
     k: int = 5
     max_tokens: int | None = 512
     where: Mapping[str, Any] | None = None
+    recall_options: Annotated[Mapping[str, Any], AfterValidator(check_options)] = Field(default_factory=dict)
     mode: Literal["decompress", "inject"] = "decompress"
 
     @property
@@ -114,7 +117,7 @@ class NextMemMemoryBlock(BaseMemoryBlock[Any]):
         # The question itself, just remembered, answers it best; so more is asked for than is wanted.
         scope, n = self.scope, self.k + 1
         while True:
-            hits = scope.recall(question, n, where=self.where)
+            hits = scope.recall(question, n, where=self.where, **self.recall_options)
             fresh = [hit for hit in hits if hit.text not in seen]
             if len(fresh) >= self.k or len(hits) < n:
                 return Hits(fresh[: self.k], scope.token_counter)

@@ -52,6 +52,7 @@ class NextMemMemory(Memory):
         k: int = 5,
         max_tokens: int | None = 512,
         where: Mapping[str, Any] | None = None,
+        recall_options: Mapping[str, Any] | None = None,
         mode: Literal["decompress", "inject"] = "decompress",
         memory_blocks: list[BaseMemoryBlock[Any]] | None = None,
         insert_method: InsertMethod = InsertMethod.USER,
@@ -64,6 +65,7 @@ class NextMemMemory(Memory):
             k: at most so many memories are recalled.
             max_tokens: at most so many tokens of them go into the prompt.
             where: recalls only memories that match.
+            recall_options: whatever else ``Scope.recall`` takes.
             mode: see :class:`NextMemMemoryBlock`.
             memory_blocks: others beside it.
             insert_method: where blocks of text go; recalled memory is data and belongs into no system message.
@@ -75,6 +77,7 @@ class NextMemMemory(Memory):
             k=k,
             max_tokens=max_tokens,
             where=where,
+            recall_options=recall_options or {},
             mode=mode,
             accept_short_term_memory=False,  # all of it has been remembered when it was said
         )

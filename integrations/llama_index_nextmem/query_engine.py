@@ -24,11 +24,12 @@ class NextMemQueryEngine(RetrieverQueryEngine):
     Args:
         memory: a scope; or a store, for its scope ``default``; the default store if left out.
         llm: who answers; by default the codec's own backbone.
-        mode: ``"inject"``, ``"decompress"`` or ``"auto"``; see :class:`NextMemSynthesizer`.
+        mode: ``"inject"``, ``"decompress"``, ``"mixed"`` or ``"auto"``; see :class:`NextMemSynthesizer`.
         k: at most so many memories.
         where: only memories that match.
         filters: LlamaIndex's own form of the same.
         ranking: see ``Scope.recall``.
+        recall_options: whatever else ``Scope.recall`` takes.
         node_postprocessors: LlamaIndex's own, between recall and answer.
         callback_manager: LlamaIndex's own.
         **settings: of the synthesizer: ``streaming``, ``text_qa_template`` …
@@ -52,6 +53,7 @@ class NextMemQueryEngine(RetrieverQueryEngine):
         where: Mapping[str, Any] | None = None,
         filters: MetadataFilters | None = None,
         ranking: Ranking = "hybrid",
+        recall_options: Mapping[str, Any] | None = None,
         node_postprocessors: list[BaseNodePostprocessor] | None = None,
         callback_manager: CallbackManager | None = None,
         **settings: Any,
@@ -59,7 +61,13 @@ class NextMemQueryEngine(RetrieverQueryEngine):
         scope = scope_of(memory)
         super().__init__(
             retriever=NextMemRetriever(
-                scope, k=k, where=where, filters=filters, ranking=ranking, callback_manager=callback_manager
+                scope,
+                k=k,
+                where=where,
+                filters=filters,
+                ranking=ranking,
+                recall_options=recall_options,
+                callback_manager=callback_manager,
             ),
             response_synthesizer=NextMemSynthesizer(
                 scope, llm=llm, mode=mode, callback_manager=callback_manager, **settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import (
@@ -19,18 +18,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
-from nextmem_agents.recall.extract import best_sentence
-from nextmem_agents.recall.rendering import HEADING
+from nextmem_agents.recall.quoting import quoted_reply, recalled_texts
 
-_MEMORY = r"\n\[\d+\] [^\n]*:(?:\n> [^\n]*)+"
-_BLOCK = re.compile(rf"^{re.escape(HEADING)}((?:{_MEMORY})+)", re.MULTILINE)
 _QUESTION = re.compile(r"[^\n]*\?\s*$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class _Quote:
-    text: str
-    score: float
 
 
 class QuotingLLM(CustomLLM):
@@ -85,17 +75,8 @@ class QuotingLLM(CustomLLM):
         yield self.complete(prompt, formatted, **kwargs)
 
     def _reply(self, prompt: str) -> str:
-        blocks = list(_BLOCK.finditer(prompt))
-        question = _QUESTION.findall(prompt[blocks[-1].end() :] if blocks else prompt)
-        if not question:
-            return self.noted
-        # The block names no scores; its order is theirs.
-        memories = re.findall(_MEMORY, blocks[-1][1]) if blocks else []
-        texts = ["\n".join(line[2:] for line in memory.split("\n")[2:]).strip() for memory in memories]
-        own = (self.noted, self.nothing_recalled)
-        quotes = [
-            _Quote(text, 0.95**i)
-            for i, text in enumerate(texts)
-            if not text.endswith("?") and text not in own
-        ]
-        return best_sentence(question[-1].strip(), quotes) or self.nothing_recalled
+        texts, rest = recalled_texts(prompt)
+        asked = _QUESTION.findall(rest) or [""]
+        return quoted_reply(
+            asked[-1].strip(), texts, noted=self.noted, nothing_recalled=self.nothing_recalled
+        )

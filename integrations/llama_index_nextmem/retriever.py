@@ -12,12 +12,11 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import MetadataFilters
 
 from llama_index_nextmem.filters import as_where
-from llama_index_nextmem.nearest import recall_nearest
 from llama_index_nextmem.nodes import as_node
 from llama_index_nextmem.scopes import scope_of
 from nextmem_agents.memory import NextMem
-from nextmem_agents.scope import Scope
-from nextmem_agents.scope.searching import Ranking
+from nextmem_agents.scope import Ranking, Scope
+from nextmem_agents.scope.options import check_options
 
 
 class NextMemRetriever(BaseRetriever):
@@ -29,8 +28,8 @@ class NextMemRetriever(BaseRetriever):
     when; all other metadata stays out of its prompt, and all of it out of embeddings.
 
     A query's ``custom_embedding_strs`` (of ``HyDEQueryTransform``, for one) are searched in place of its text. Its
-    ``embedding``, where it has one, is itself what is searched for, by cosine to the codec's index vectors ([P]
-    floats, of ``codec.index_vectors``), and words count for nothing then.
+    ``embedding``, where it has one, is itself what is searched for, by cosine to the index vectors ([P] floats, of
+    ``codec.index_vectors`` or of the memory's embedder), and words count for nothing then.
 
     Args:
         memory: a scope; or a store, for its scope ``default``; the default store if left out.
@@ -38,11 +37,12 @@ class NextMemRetriever(BaseRetriever):
         where: only memories that match, e.g. ``{"role": "user"}``.
         filters: LlamaIndex's own form of the same, ANDed with it: ``==  !=  >  >=  <  <=  in``.
         ranking: ``"hybrid"``, ``"latent"`` or ``"lexical"``; see ``Scope.recall``.
+        recall_options: whatever else ``Scope.recall`` takes: ``{"recency": timedelta(days=30), "trusted_only": True}``.
         callback_manager: LlamaIndex's own.
         verbose: LlamaIndex's own.
 
     Raises:
-        InvalidArgument: a filter that the store does not have.
+        InvalidArgument: a filter that the store does not have, or an unknown option.
 
     Examples:
         >>> from nextmem_agents import NextMem
@@ -61,6 +61,7 @@ class NextMemRetriever(BaseRetriever):
         where: Mapping[str, Any] | None = None,
         filters: MetadataFilters | None = None,
         ranking: Ranking = "hybrid",
+        recall_options: Mapping[str, Any] | None = None,
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
     ) -> None:
@@ -69,13 +70,13 @@ class NextMemRetriever(BaseRetriever):
         self.scope = scope_of(memory)
         self.k = k
         self.ranking = ranking
+        self.recall_options = check_options(recall_options)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        query, how = "\n".join(query_bundle.embedding_strs), {"ranking": self.ranking, **self.recall_options}
         if query_bundle.embedding is not None:
-            hits = recall_nearest(self.scope, query_bundle.embedding, self.k, self.where)
-        else:
-            query = "\n".join(query_bundle.embedding_strs)
-            hits = self.scope.recall(query, self.k, where=self.where, ranking=self.ranking)
+            how |= {"ranking": "latent", "vector": query_bundle.embedding}
+        hits = self.scope.recall(query, self.k, where=self.where, **how)
         return [NodeWithScore(node=as_node(hit, self.scope), score=hit.score) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

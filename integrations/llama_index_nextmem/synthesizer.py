@@ -16,23 +16,26 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from llama_index_nextmem.injection import memory_message
 from llama_index_nextmem.llm import NextMemLLM
-from llama_index_nextmem.nodes import memory_id
+from llama_index_nextmem.nodes import MEMORY_ID, memory_id
 from llama_index_nextmem.scopes import scope_of
 from nextmem_agents.errors import CannotAnswer, InvalidArgument
 from nextmem_agents.memory import NextMem
+from nextmem_agents.recall.policy import MODES, Mode, Plan, make_plan
 from nextmem_agents.recall.rendering import render
-from nextmem_agents.scope import Mode, Scope
+from nextmem_agents.scope import Scope
 
 MODE = "mode"
 
 
 class NextMemSynthesizer(CompactAndRefine):
-    """Gives an LLM the memories among the nodes, in one of two ways.
+    """Gives an LLM the memories among the nodes, as text, as latents, or some as either.
 
     - ``"inject"``: as latents, in place of their text. The LLM has to be a :class:`NextMemLLM` of the memories' codec.
     - ``"decompress"``: as text, quoted and with provenance, in LlamaIndex's own prompts; as many calls as it takes
       where they exceed the LLM's context (``CompactAndRefine``).
-    - ``"auto"``: injects where the LLM can read latents and all nodes are memories of the scope, else decompresses.
+    - ``"mixed"``: the best half of the memories as text before the question, the others as latents.
+    - ``"auto"``: injects where the LLM can read latents and all nodes are memories of the scope, but for memories that
+      their latents do not carry; else decompresses. ``Hits.plan`` says more.
 
     The response's ``metadata`` says of each node which it was (``mode``).
 
@@ -45,8 +48,9 @@ class NextMemSynthesizer(CompactAndRefine):
         **settings: of ``CompactAndRefine``: ``streaming``, ``text_qa_template``, ``callback_manager`` …
 
     Raises:
-        CannotAnswer: when asked, ``mode="inject"`` with an LLM that cannot read the latents.
-        InvalidArgument: an unknown mode; or when asked, ``mode="inject"`` with a node that is no memory of the scope.
+        CannotAnswer: when asked, ``"inject"`` or ``"mixed"`` with an LLM that cannot read the latents.
+        InvalidArgument: an unknown mode; or when asked, ``"inject"`` or ``"mixed"`` with a node that is no memory of
+            the scope.
     """
 
     def __init__(
@@ -57,8 +61,8 @@ class NextMemSynthesizer(CompactAndRefine):
         mode: Mode = "auto",
         **settings: Any,
     ) -> None:
-        if mode not in ("auto", "decompress", "inject"):
-            raise InvalidArgument(f"mode must be 'auto', 'decompress' or 'inject', not {mode!r}")
+        if mode not in MODES:
+            raise InvalidArgument(f"mode must be 'auto', 'decompress', 'inject' or 'mixed', not {mode!r}")
         self.scope = scope_of(memory)
         self.mode = mode
         super().__init__(llm=llm or NextMemLLM(self.scope), **settings)
@@ -101,7 +105,7 @@ class NextMemSynthesizer(CompactAndRefine):
         """The answer's text; :meth:`synthesize` says what of memory goes in, by ``memory_ids`` or ``quoted``."""
         if memory_ids is None:
             return super().get_response(query_str, quoted or text_chunks, prev_response, **response_kwargs)
-        messages = [memory_message(self.scope, memory_ids, query_str)]
+        messages = [memory_message(self.scope, memory_ids, "\n\n".join([*(quoted or ()), query_str]))]
         if self._streaming:
             return _deltas(self._reader().stream_chat(messages))
         return self._reader().chat(messages).message.content or ""
@@ -120,7 +124,7 @@ class NextMemSynthesizer(CompactAndRefine):
             return await super().aget_response(
                 query_str, quoted or text_chunks, prev_response, **response_kwargs
             )
-        messages = [memory_message(self.scope, memory_ids, query_str)]
+        messages = [memory_message(self.scope, memory_ids, "\n\n".join([*(quoted or ()), query_str]))]
         if self._streaming:
             return _async_deltas(await self._reader().astream_chat(messages))
         return (await self._reader().achat(messages)).message.content or ""
@@ -139,14 +143,14 @@ class NextMemSynthesizer(CompactAndRefine):
             f"{llm.class_name()}: use llm=NextMemLLM(memory), or mode='decompress'"
         )
 
-    def _injects(self, nodes: Sequence[NodeWithScore]) -> list[str] | None:
-        """The memories to inject; None if the nodes go in as text."""
+    def _planned(self, nodes: Sequence[NodeWithScore]) -> Plan | None:
+        """How the memories that the nodes stand for are given to the LLM; None if all nodes go in as text."""
         if self.mode == "decompress" or not nodes:
             return None
         try:
-            self._reader()
+            reader = self._reader()
         except CannotAnswer:
-            if self.mode == "inject":
+            if self.mode != "auto":
                 raise
             return None
         ids = []
@@ -160,11 +164,16 @@ class NextMemSynthesizer(CompactAndRefine):
                     "use mode='auto', which gives all nodes as text then"
                 )
             ids.append(known)
-        return ids
+        plan = make_plan(self.scope.get(ids), self.scope.token_counter(), model=reader, mode=self.mode)
+        return plan if plan.of("inject") else None
 
     def _given(self, nodes: Sequence[NodeWithScore]) -> dict[str, Any]:
-        ids = self._injects(nodes)
-        return {"quoted": self._quoted(nodes)} if ids is None else {"memory_ids": ids}
+        plan = self._planned(nodes)
+        if plan is None:
+            return {"quoted": self._quoted(nodes)}
+        as_text = {memory.id for memory in plan.of("decompress")}
+        quoted = [each for each in nodes if memory_id(each.node, self.scope) in as_text]
+        return {"memory_ids": [memory.id for memory in plan.of("inject")], "quoted": self._quoted(quoted)}
 
     def _quoted(self, nodes: Sequence[NodeWithScore]) -> list[str]:
         """Memories as the core renders them for prompts, then all other nodes as LlamaIndex does."""
@@ -191,9 +200,12 @@ class _Quotation:
 
 
 def _with_mode(response: RESPONSE_TYPE, given: dict[str, Any]) -> RESPONSE_TYPE:
-    took = "inject" if "memory_ids" in given else "decompress"
+    injected = set(given.get("memory_ids", ()))
     # Copies: the metadata are the nodes' own.
-    response.metadata = {id_: {**known, MODE: took} for id_, known in (response.metadata or {}).items()}
+    response.metadata = {
+        id_: {**known, MODE: "inject" if known.get(MEMORY_ID) in injected else "decompress"}
+        for id_, known in (response.metadata or {}).items()
+    }
     return response
 
 

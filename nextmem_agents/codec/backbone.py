@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextmem_agents.codec.cache import Cache, DynamicCache, StaticCache
+from nextmem_agents.codec.fused import FusedLayers, is_linear
 from nextmem_agents.codec.special_tokens import SpecialTokens
+from nextmem_agents.codec.weights import Qwen3Weights
 
-Cache = Any
+_FEW_ROWS = 64
+_MAX_COPIED = 2**24  # values of an output matrix of which a second copy is kept
 
 
 class Backbone:
@@ -19,33 +23,82 @@ class Backbone:
     A codec with adapters has two, which are two module trees over one set of weights (:func:`shared_view`);
     one without adapters has one, for both roles. Holds no state of its own between calls, so threads may
     share it; each caller brings its own cache.
+
+    Args:
+        model: a Qwen3ForCausalLM, or its :class:`Qwen3Weights`, to be fused.
+        special_tokens: what is added to the embeddings of the codec's own tokens.
+        fuse: run :class:`FusedLayers` in place of the model's own forward where it can be. For weights that no
+            longer change.
     """
 
-    def __init__(self, model: Any, special_tokens: SpecialTokens | None = None):
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, special_tokens: SpecialTokens | None = None, fuse: bool = False):
+        self._model = model.eval().requires_grad_(False)
         self.special_tokens = special_tokens
         self.hidden_size: int = model.config.hidden_size
+        self._fuse = fuse
+        self._fused = self._fusion()
+        self._head = self._transposed_head()
+
+    def _transposed_head(self) -> Tensor | None:
+        """The output matrix as [D, V], in which one row's logits take half the time; None where the copy would be
+        large.
+        """
+        head = self._model.get_output_embeddings()
+        if self._fused is None or not is_linear(head) or head.bias is not None:
+            return None
+        weight: Tensor = head.weight.detach()
+        return weight.t().contiguous() if weight.numel() <= _MAX_COPIED else None
+
+    @property
+    def model(self) -> Any:
+        """The Qwen3ForCausalLM, which is made now where only its weights were read."""
+        if isinstance(self._model, Qwen3Weights):
+            self._model = self._model.as_transformers()
+        return self._model
+
+    @property
+    def context(self) -> int:
+        """The most positions that a prompt and its continuation may take."""
+        return int(self._model.config.max_position_embeddings)
+
+    def _fusion(self) -> FusedLayers | None:
+        return FusedLayers(self._model) if self._fuse and FusedLayers.fits(self._model) else None
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the model."""
+        self._model.to(device)
+        # Modules that move leave the matrices they were parts of.
+        self._fused = self._fusion()
+        self._head = self._transposed_head()
+
+    @property
+    def fused(self) -> bool:
+        """Whether :class:`FusedLayers` runs, not the model's own forward."""
+        return self._fused is not None
 
     @property
     def device(self) -> torch.device:
         """Where inputs must be."""
-        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+        return self._model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that activations have."""
-        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+        return self._model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
 
     @property
     def in_4bit(self) -> bool:
         """Whether the weights were loaded in 4 bits."""
-        return bool(getattr(self.model, "is_loaded_in_4bit", False))
+        return bool(getattr(self._model, "is_loaded_in_4bit", False))
 
-    def new_cache(self) -> Cache:
-        """An empty key/value cache."""
-        from transformers import DynamicCache
+    @property
+    def spread(self) -> bool:
+        """Whether the model lies on several devices, or where a device map put it."""
+        return bool(getattr(self._model, "hf_device_map", None))
 
-        return DynamicCache(config=self.model.config)
+    def new_cache(self, capacity: int = 256) -> Cache:
+        """An empty key/value cache; ``capacity`` positions are had without growing."""
+        return DynamicCache(self.model.config) if self._fused is None else self._fused.new_cache(capacity)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of a prompt's token ids [...]."""
@@ -54,31 +107,69 @@ class Backbone:
 
     def embed_generated(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of token ids [...] that the model itself produced, or would have."""
-        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+        return self._model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
     def hidden(
-        self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None
+        self,
+        embeddings: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Cache | None = None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """Final-normed hidden states [B, S, D].
+        """Final-normed hidden states [B, S, D] of a prompt, or [B, 1, D] of its last position.
 
         Args:
             embeddings: [B, S, D].
-            mask: int64 [B, cached + S], 1 where a position counts; attention is causal besides.
+            mask: int64 [B, S], 1 where a position counts; attention is causal besides.
             positions: int64 [B, S].
-            cache: extended in place where given.
+            cache: an empty one, to be filled for :meth:`step`.
+            last: compute only what the last position needs.
         """
+        if self._fused is not None:
+            assert cache is None or isinstance(cache, StaticCache)  # noqa: S101 - narrows the type
+            return self._fused.prefill(embeddings, mask, positions, cache, last)
+        if isinstance(cache, DynamicCache):
+            cache.mask = mask
+        states = self._forward(embeddings, mask, positions, cache)
+        return states[:, -1:] if last else states
+
+    def step(self, embeddings: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Final-normed hidden states [B, 1, D] of one more position of every row.
+
+        Args:
+            embeddings: [B, 1, D].
+            positions: int64 [B, 1].
+            cache: holds what comes before, and is extended in place.
+        """
+        if self._fused is not None:
+            assert isinstance(cache, StaticCache)  # noqa: S101 - narrows the type
+            return self._fused.step(embeddings, positions, cache)
+        assert isinstance(cache, DynamicCache)  # noqa: S101 - narrows the type
+        cache.mask = torch.cat([cache.mask, cache.mask.new_ones(len(cache.mask), 1)], 1)
+        return self._forward(embeddings, cache.mask, positions, cache)
+
+    def _forward(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         states: Tensor = self.model.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            past_key_values=cache.inner if isinstance(cache, DynamicCache) else None,
             use_cache=cache is not None,
         ).last_hidden_state
         return states.to(self.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of hidden states [..., D], float32."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        if self._head is not None and len(hidden) == 1:
+            return torch.matmul(hidden, self._head)
+        head = self._model.get_output_embeddings()
+        if self._fused is not None and hidden.ndim == 2 and 1 < len(hidden) <= _FEW_ROWS and is_linear(head):
+            # For a few rows and a large vocabulary the product of the transposes keeps more of a processor busy.
+            few: Tensor = torch.mm(head.weight, hidden.t()).t()
+            return few if head.bias is None else few + head.bias
+        logits: Tensor = self._model.get_output_embeddings()(hidden)
         return logits.to(self.device, torch.float32)
 
 

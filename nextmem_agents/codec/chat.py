@@ -222,7 +222,7 @@ def _render(template: str, messages: list[dict[str, Any]], tools: list[Any], thi
 
 
 def _stored_template(codec: LatentCodec) -> str | None:
-    for folder in (codec.folder, codec._parts.backbone):
+    for folder in (codec.folder, codec.parts.backbone):
         if folder is not None and (found := _template_in(folder)) is not None:
             return found
     return None

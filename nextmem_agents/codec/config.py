@@ -43,6 +43,8 @@ class CodecConfig:
             ``"few_levels"``.
         kept_dimensions: (levels, n) pairs: at so many levels only a latent's first n dimensions are kept, and the
             others are 0; where no pair names the levels, all are.
+        index_dimensions: width to which index vectors are projected (:mod:`nextmem_agents.codec.projection`);
+            None: as wide as the latents, or as the index head makes them.
         densities: values of ``tokens_per_latent`` that the codec was trained at and may be loaded with; none:
             its own only.
         answer_layout: how latents and question make a prompt, a key of ``injection.LAYOUTS``; None when the
@@ -76,8 +78,10 @@ class CodecConfig:
     quantization_levels: int | None = None
     quantization_table: tuple[float, ...] | None = None
     kept_dimensions: tuple[tuple[int, int], ...] = ()
+    index_dimensions: int | None = None
     densities: tuple[int, ...] = ()
     answer_layout: Literal["released", "reader"] | None = None
+    answers_unasked: bool | None = None
     adapters: bool = False
     backbone: str | None = None
     fingerprint: str | None = None
@@ -103,6 +107,8 @@ class CodecConfig:
             raise InvalidArgument(
                 f"kept_dimensions are pairs of few levels and a width, not {self.kept_dimensions}"
             )
+        if self.index_dimensions is not None and self.index_dimensions < 1:
+            raise InvalidArgument(f"index_dimensions is a width from 1, not {self.index_dimensions}")
         if self.answer_layout not in (None, "released", "reader"):
             raise InvalidArgument(
                 f"answer_layout must be 'released', 'reader' or None, not {self.answer_layout!r}"

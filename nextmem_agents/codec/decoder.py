@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nextmem_agents.codec.backbone import Backbone, Cache
+from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
 
@@ -61,18 +62,17 @@ def greedy_batch(
         Token ids of each row.
     """
     embeddings, mask, positions = prefix(backbone, config, values, lengths)
-    cache = backbone.new_cache()
-    last = backbone.hidden(embeddings, mask, positions, cache)[:, -1]
+    cache = backbone.new_cache(embeddings.shape[1] + max(steps))
+    last = backbone.hidden(embeddings, mask, positions, cache, last=True)[:, 0]
     ends = config.ends if stop_at_end else frozenset()
     return continue_greedily(
-        backbone, last, mask, positions[:, -1:], cache, steps=steps, ends=ends, repairs=repairs
+        backbone, last, positions[:, -1:], cache, steps=steps, ends=ends, repairs=repairs
     )
 
 
 def continue_greedily(
     backbone: Backbone,
     last: Tensor,
-    mask: Tensor,
     position: Tensor,
     cache: Cache,
     *,
@@ -85,7 +85,6 @@ def continue_greedily(
     Args:
         backbone: the model in its decoder role.
         last: [B, D], the hidden state at each prompt's last position.
-        mask: int64 [B, S] of the prompt.
         position: int64 [B, 1] of that last position.
         cache: holds the prompt.
         steps: the most tokens each row may take.
@@ -95,33 +94,61 @@ def continue_greedily(
     Returns:
         Token ids of each row.
     """
-    forced = torch.full((len(last), max(steps)), -1, device=backbone.device)
-    for i, row in enumerate(repairs or ()):
-        for step, token in row.items():
-            forced[i, step] = token
+    # The longest first: rows that have taken all their steps are then the last ones, and leave without a copy.
+    rows = sorted(range(len(steps)), key=lambda i: -steps[i])
+    limits = [steps[i] for i in rows]
+    forced, repaired_at = _forced([repairs[i] if repairs else {} for i in rows], limits[0], backbone.device)
+    if rows != sorted(rows):
+        order = torch.tensor(rows, device=backbone.device)
+        last, position = last[order], position[order]
+        cache.select(order)
     stops = torch.tensor(sorted(ends), dtype=torch.int64, device=backbone.device)
-    left = torch.tensor(steps, device=backbone.device)
-    rows = torch.arange(len(last), device=backbone.device)  # those still decoded, by number
-    tokens: list[list[int]] = [[] for _ in steps]
-    for t in range(max(steps)):
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=backbone.device)
+    written: list[tuple[list[int], Tensor]] = []
+    for t in range(limits[0]):
         best = backbone.logits(last).argmax(-1)
-        best = torch.where(forced[rows, t] >= 0, forced[rows, t], best)
-        for i, token in zip(rows.tolist(), best.tolist(), strict=True):
-            tokens[i].append(token)
-        left = torch.where(torch.isin(best, stops), 0, left - 1)
-        running = (left > 0).nonzero()[:, 0]
-        if not len(running):
+        if t in repaired_at:
+            best = torch.where(forced[:, t] >= 0, forced[:, t], best)
+        written.append((rows, best))
+        n = sum(limit > t + 1 for limit in limits)
+        if ends:
+            ended |= torch.isin(best, stops)
+            running = (~ended[:n]).nonzero()[:, 0]
+            if len(running) <= _SHRINK * len(rows):
+                # Texts differ in length: what is finished is not computed to the end of the longest.
+                cache.select(running)
+                kept = running.tolist()
+                rows, limits = [rows[i] for i in kept], [limits[i] for i in kept]
+                best, position, ended, forced = (
+                    best[running],
+                    position[running],
+                    ended[running],
+                    forced[running],
+                )
+        elif n < len(rows) and (backbone.fused or n <= _SHRINK * len(rows)):
+            cache.keep_first(n)
+            rows, limits, best, position, forced = rows[:n], limits[:n], best[:n], position[:n], forced[:n]
+        if not n or not rows:
             break
-        if len(running) <= _SHRINK * len(rows):
-            # Texts differ in length: what is finished is not computed to the end of the longest.
-            rows, left, best = rows[running], left[running], best[running]
-            mask, position = mask[running], position[running]
-            cache.batch_select_indices(running)
         position = position + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        last = backbone.hidden(backbone.embed_generated(best[:, None]), mask, position, cache)[:, -1]
+        last = backbone.step(backbone.embed_generated(best[:, None]), position, cache)[:, 0]
+    tokens: list[list[int]] = [[] for _ in steps]
+    for numbers, column in written:
+        for i, token in zip(numbers, column.tolist(), strict=True):
+            tokens[i].append(token)
     cut = [row[:n] for row, n in zip(tokens, steps, strict=True)]
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in cut]
+
+
+def _forced(
+    repairs: Sequence[Mapping[int, int]], width: int, device: torch.device
+) -> tuple[Tensor, frozenset[int]]:
+    """Repairs as int64 [B, width], -1 where there is none, and the steps at which there are any."""
+    forced = torch.full((len(repairs), width), -1)
+    for i, row in enumerate(repairs):
+        for step, token in row.items():
+            forced[i, step] = token
+    return forced.to(device), frozenset(step for row in repairs for step in row)
 
 
 @torch.inference_mode()

@@ -53,12 +53,11 @@ def encode_batch(
     sod = torch.full((len(ids), 1), config.start_of_decode, device=backbone.device)
     fed = torch.cat([backbone.embed(ids), backbone.embed(sod)], 1)
     positions = torch.cat([text_positions, step_positions[:, :1]], 1)
-    cache = backbone.new_cache()
-    latents = []
-    for j in range(1, steps + 1):
-        mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
-        latent = backbone.hidden(fed, mask, positions, cache)[:, -1:]
-        latents.append(latent)
-        fed, positions = latent * config.latent_scale, step_positions[:, j : j + 1]
+    cache = backbone.new_cache(fed.shape[1] + steps)
+    mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
+    latents = [backbone.hidden(fed, mask, positions, cache, last=True)]
+    for j in range(1, steps):
+        fed = latents[-1] * config.latent_scale
+        latents.append(backbone.step(fed, step_positions[:, j : j + 1], cache))
     values = torch.cat(latents, 1).float()
     return values * (arange[:, :steps] < lengths[:, None])[..., None], lengths

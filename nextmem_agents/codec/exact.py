@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,14 +75,24 @@ def compress(
             raise EmptyText(f"text {i} is empty; there is nothing to remember")
     flat = [part for chunks in parts for part in chunks]
     ids = codec.tokenizer.encode(flat)
-    done = in_batches(
-        [len(row) for row in ids],
-        lambda rows: _compress_batch(
-            codec, [ids[i] for i in rows], [flat[i].encode() for i in rows], keep_text
-        ),
+    work = partial(_compress_rows, codec, keep_text)
+    done = codec.together(
+        ("compress", keep_text), work, [(row, part.encode()) for row, part in zip(ids, flat, strict=True)]
     )
     remaining = iter(done)
     return [[next(remaining) for _ in chunks] for chunks in parts]
+
+
+def _compress_rows(
+    codec: LatentCodec, keep_text: bool, chunks: Sequence[tuple[list[int], bytes]]
+) -> list[CompressedChunk]:
+    """Compressed chunks of (token ids, text) pairs."""
+    return in_batches(
+        [len(ids) for ids, _ in chunks],
+        lambda rows: _compress_batch(
+            codec, [chunks[i][0] for i in rows], [chunks[i][1] for i in rows], keep_text
+        ),
+    )
 
 
 def _compress_batch(
@@ -130,10 +141,7 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
         i: (payload.literal, True) for i, payload in enumerate(flat) if payload.literal is not None
     }
     latent = [i for i, payload in enumerate(flat) if payload.latents is not None]
-    decoded = in_batches(
-        [flat[i].n_tokens for i in latent],
-        lambda rows: decode_payloads(codec, [flat[latent[r]] for r in rows]),
-    )
+    decoded = codec.together("decompress", partial(_decode_rows, codec), [flat[i] for i in latent])
     for i, text in zip(latent, decoded, strict=True):
         parts[i] = _checked(codec, flat[i], text)
     texts = []
@@ -146,6 +154,13 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
             DecompressedText(joined.decode("utf-8", "replace"), all(exact for _, exact in chunk_parts))
         )
     return texts
+
+
+def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
+    return in_batches(
+        [payload.n_tokens for payload in payloads],
+        lambda rows: decode_payloads(codec, [payloads[i] for i in rows]),
+    )
 
 
 def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, bool]:

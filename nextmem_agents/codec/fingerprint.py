@@ -38,7 +38,7 @@ _ARCHITECTURE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings",
     "hidden_act",
 )  # fmt: skip
-_NAMES = ("name", "backbone", "fingerprint", "densities")
+_NAMES = ("name", "backbone", "fingerprint", "densities", "answers_unasked")
 
 
 def digest(config: CodecConfig, parts: Parts) -> str:

@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nextmem_agents.codec.backbone import Backbone, Cache
-from nextmem_agents.codec.injection import Segment, _embed, prompt_positions
+from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.cache import Cache
+from nextmem_agents.codec.injection import Segment, embed_segment, prompt_positions
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
@@ -25,6 +26,8 @@ Part = Sequence[int] | Latents
 """Part of a prompt: token ids, or latents of the same codec, whose rows follow one another."""
 
 Finish = Literal["stop", "length"]
+
+_ROOM = 256  # new tokens for which a cache is made at first; it grows with longer replies
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,9 @@ def stream(codec: LatentCodec, prompt: Sequence[Part], sampling: Sampling | None
 @torch.inference_mode()
 def next_token_logits(codec: LatentCodec, prompt: Sequence[Part]) -> Tensor:
     """Logits of the first token after a prompt, float32 [V]; raises as :func:`stream` does, for any length."""
-    backbone = codec.reader
-    hidden, _ = _prefill(codec, _segments(codec, prompt), backbone.new_cache())
-    return backbone.logits(hidden)[0]
+    segments = _segments(codec, prompt)
+    hidden, _ = _prefill(codec, segments, codec.reader.new_cache(sum(map(len, segments))))
+    return codec.reader.logits(hidden)[0]
 
 
 def embed_prompt(codec: LatentCodec, prompt: Sequence[Part]) -> Tensor:
@@ -155,7 +158,7 @@ def embed_prompt(codec: LatentCodec, prompt: Sequence[Part]) -> Tensor:
     Latents are scaled as the codec demands (``latent_scale``), so that the tensor can go to any engine that runs the
     same weights and takes prompt embeddings. Raises as :func:`stream` does, for any length.
     """
-    return torch.cat([_embed(codec.reader, codec.config, part) for part in _segments(codec, prompt)])
+    return torch.cat([embed_segment(codec.reader, codec.config, part) for part in _segments(codec, prompt)])
 
 
 def _segments(codec: LatentCodec, prompt: Sequence[Part]) -> list[Segment]:
@@ -173,16 +176,16 @@ def _segments(codec: LatentCodec, prompt: Sequence[Part]) -> list[Segment]:
 
 
 def _context(backbone: Backbone) -> int:
-    return int(backbone.model.config.max_position_embeddings)
+    return backbone.context
 
 
 def _prefill(codec: LatentCodec, segments: Sequence[Segment], cache: Cache) -> tuple[Tensor, Tensor]:
     """The last position's hidden state [1, D], and that position [1, 1]."""
     backbone = codec.reader
-    embeddings = torch.cat([_embed(backbone, codec.config, segment) for segment in segments])[None]
+    embeddings = torch.cat([embed_segment(backbone, codec.config, segment) for segment in segments])[None]
     positions = prompt_positions(codec.config, segments)[None].to(backbone.device)
-    hidden = backbone.hidden(embeddings, torch.ones_like(positions), positions, cache)
-    return hidden[:, -1], positions[:, -1:]
+    hidden = backbone.hidden(embeddings, torch.ones_like(positions), positions, cache, last=True)
+    return hidden[:, 0], positions[:, -1:]
 
 
 @torch.inference_mode()
@@ -195,9 +198,8 @@ def _steps(
     ends = codec.config.ends | sampling.ends
     draw = _Draw(sampling)
     text = _Text(codec, sampling.stop)
-    cache = backbone.new_cache()
+    cache = backbone.new_cache(tokens + latents + min(steps, _ROOM))
     last, position = _prefill(codec, segments, cache)
-    mask = torch.ones(1, tokens + latents, dtype=torch.int64, device=backbone.device)
     for n in range(1, steps + 1):
         token = draw(backbone.logits(last)[0])
         usage = Usage(tokens, latents, n)
@@ -211,9 +213,9 @@ def _steps(
             )
             return
         yield Piece(new, None, usage)
-        position, mask = position + 1, torch.cat([mask, mask.new_ones(1, 1)], 1)
+        position = position + 1
         fed = backbone.embed_generated(torch.tensor([[token]], device=backbone.device))
-        last = backbone.hidden(fed, mask, position, cache)[:, -1]
+        last = backbone.step(fed, position, cache)[:, 0]
 
 
 class _Draw:

@@ -129,20 +129,21 @@ def inject_batch(
     Returns:
         Token ids of each row, without the end token.
     """
-    rows = [torch.cat([_embed(backbone, config, segment) for segment in prompt]) for prompt in prompts]
+    rows = [torch.cat([embed_segment(backbone, config, segment) for segment in prompt]) for prompt in prompts]
     n = torch.tensor([[len(row)] for row in rows], device=backbone.device)
     embeddings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     numbered = [prompt_positions(config, prompt) for prompt in prompts]
     positions = torch.nn.utils.rnn.pad_sequence(numbered, batch_first=True).to(backbone.device)
     mask = (torch.arange(embeddings.shape[1], device=backbone.device) < n).long()
-    cache = backbone.new_cache()
+    cache = backbone.new_cache(embeddings.shape[1] + max(steps))
     hidden = backbone.hidden(embeddings, mask, positions, cache)
     last = hidden[torch.arange(len(rows), device=backbone.device), n[:, 0] - 1]
     position = positions.gather(1, n - 1)
-    return continue_greedily(backbone, last, mask, position, cache, steps=steps, ends=config.ends)
+    return continue_greedily(backbone, last, position, cache, steps=steps, ends=config.ends)
 
 
-def _embed(backbone: Backbone, config: CodecConfig, segment: Segment) -> Tensor:
+def embed_segment(backbone: Backbone, config: CodecConfig, segment: Segment) -> Tensor:
+    """Input embeddings [L, D] of one segment, in the backbone's dtype; latents are scaled as the codec demands."""
     if isinstance(segment, Tensor):
         return (segment.to(backbone.device) * config.latent_scale).to(backbone.dtype)
     return backbone.embed(torch.tensor(segment, dtype=torch.int64, device=backbone.device))

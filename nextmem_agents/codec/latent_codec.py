@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.batches import in_batches
-from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.chunking import chunk_text
-from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.injection import LAYOUTS, answer_prompt, inject_batch
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.codec.official import read_official
-from nextmem_agents.codec.roles import Placement, load_roles
-from nextmem_agents.codec.tokens import CodecTokenizer
+from nextmem_agents.codec.loading import LoadedCodec
+from nextmem_agents.codec.projection import project
 from nextmem_agents.errors import (
     CannotAnswer,
-    CheckpointError,
     CodecMismatch,
     EmptyText,
     InvalidArgument,
@@ -35,7 +27,7 @@ from nextmem_agents.errors import (
 from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
 
 
-class LatentCodec:
+class LatentCodec(LoadedCodec):
     """A backbone in its two roles, with its tokenizer and configuration.
 
     It holds no state between calls: threads may share one. Build it with :meth:`load`.
@@ -48,138 +40,9 @@ class LatentCodec:
         config: what is neither weights nor tokenizer.
         fingerprint: SHA-256 (hex) of all that changes latents or decoding.
         folder: the checkpoint it was loaded from; None for one in the released folders.
+        parts: what it is made of, besides its configuration: ``parts.backbone`` is the backbone's folder.
+        worker: the thread that batches what many callers ask at once; see :mod:`nextmem_agents.codec.worker`.
     """
-
-    def __init__(
-        self,
-        config: CodecConfig,
-        parts: Parts,
-        placement: Placement | None = None,
-        folder: Path | None = None,
-    ):
-        """From parts; see :func:`nextmem_agents.codec.checkpoint.read`."""
-        if config.fingerprint is None:
-            raise CheckpointError("a codec needs a fingerprint; save it first")
-        self.config = config
-        self.fingerprint: str = config.fingerprint
-        self.tokenizer = CodecTokenizer.parse(parts.tokenizer_json)
-        self.encoder, self.decoder, self.reader = load_roles(parts, placement or Placement())
-        self.folder = folder
-        self.index_head = parts.index_head
-        self._parts = parts
-        self._elsewhere: dict[str, LatentCodec] = {}
-        self._loading = threading.Lock()
-        table = config.quantization_table
-        self.quantization_table = None if table is None else torch.tensor(table)[: config.kept]
-
-    @classmethod
-    def load(
-        cls,
-        name_or_folder: str | Path = "mini",
-        *,
-        tokens_per_latent: int | None = None,
-        levels: int | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | str = torch.float32,
-        device_map: str | dict[str, Any] | None = None,
-        attn_implementation: str | None = None,
-        load_in_4bit: bool = False,
-        allow_download: bool = False,
-    ) -> LatentCodec:
-        """Load a shipped codec by name, or one from a checkpoint folder.
-
-        Args:
-            name_or_folder: ``"mini"``, a folder that holds ``nextmem.json``, or a hub id that is in the local
-                cache.
-            tokens_per_latent: another density that the codec was trained at (``densities`` in its
-                ``nextmem.json``); a codec at another density is another codec, with a fingerprint of its own.
-            levels: quantise latents to 2, 3, 4 or 8 levels (1.6, 2 or 3 bits), or to 16 (NF4); with a fingerprint
-                of its own, too.
-            device: where the model runs.
-            dtype: the type of weights and activations; float32 on a CPU is what decodes the same everywhere.
-            device_map: transformers' argument, in place of ``device``: spreads the backbone over devices.
-            attn_implementation: transformers' argument.
-            load_in_4bit: the backbone's weights in NF4, through bitsandbytes.
-            allow_download: fetch from the Hugging Face hub what the local cache lacks.
-
-        Raises:
-            CheckpointError: no such codec, an incomplete or altered folder, another architecture, or a
-                backbone without adapters.
-            InvalidArgument: a density or number of levels that the codec does not have.
-            MissingExtra: ``load_in_4bit`` or ``device_map`` without the packages they need.
-        """
-        folder = checkpoint.find(name_or_folder, allow_download)
-        config, parts = checkpoint.read(folder, allow_download)
-        config = checkpoint.at_density(config, parts, tokens_per_latent, levels)
-        placement = Placement(device, dtype, device_map, attn_implementation, load_in_4bit)
-        return cls(config, parts, placement, folder)
-
-    @classmethod
-    def load_official(
-        cls,
-        base: str | Path,
-        stage_1: str | Path,
-        stage_2: str | Path,
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | str = torch.float32,
-        device_map: str | dict[str, Any] | None = None,
-        attn_implementation: str | None = None,
-        load_in_4bit: bool = False,
-        allow_download: bool = False,
-    ) -> LatentCodec:
-        """Load the paper's released folders as they are; the numbers are the released code's.
-
-        Other than that code, nothing is cut silently (``max_tokens`` is the paper's 128, and :meth:`encode`
-        takes more only if told), special tokens inside a text stay text unless told otherwise, and decoding
-        is greedy.
-
-        Args:
-            base: the backbone (Qwen3-8B): a folder, or a hub id that is in the local cache.
-            stage_1: ``stage_1_checkpoint-3092``: the decoder's adapter and ``special_tokens_DTOKENS.pt``.
-            stage_2: ``stage_2_checkpoint-15``: the encoder's adapter.
-            device: see :meth:`load`, like all that follow.
-            dtype: see :meth:`load`.
-            device_map: see :meth:`load`.
-            attn_implementation: see :meth:`load`.
-            load_in_4bit: see :meth:`load`.
-            allow_download: see :meth:`load`.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, the tokenizer lacks a token, or an adapter or the
-                table belongs to another backbone.
-        """
-        config, parts = read_official(base, stage_1, stage_2, allow_download=allow_download)
-        return cls(config, parts, Placement(device, dtype, device_map, attn_implementation, load_in_4bit))
-
-    def save_pretrained(self, folder: str | Path, *, copy_backbone: bool = False) -> None:
-        """Write the checkpoint into a new folder.
-
-        Args:
-            folder: new, or empty.
-            copy_backbone: bring along a backbone that the codec only refers to.
-
-        Raises:
-            CheckpointError: the folder exists and is not empty.
-        """
-        checkpoint.save(Path(folder), self.config, self._parts, copy_backbone=copy_backbone)
-
-    def to(self, device: str | torch.device) -> LatentCodec:
-        """Move the model; returns the codec itself.
-
-        Raises:
-            InvalidArgument: the backbone was loaded in 4 bits or over a device map, and stays where it is.
-        """
-        if self.decoder.in_4bit or getattr(self.decoder.model, "hf_device_map", None):
-            raise InvalidArgument(
-                "a backbone in 4 bits or with a device_map stays where it was loaded; load the codec again "
-                "there"
-            )
-        for role in {self.encoder, self.decoder, self.reader}:
-            role.model.to(device)
-        if self.index_head is not None:
-            self.index_head.to(device)
-        return self
 
     @property
     def max_tokens(self) -> int:
@@ -194,37 +57,9 @@ class LatentCodec:
     @property
     def index_size(self) -> int:
         """P, the width of an index vector."""
-        return self.dim if self.index_head is None else self.index_head.to_index.out_features
-
-    @property
-    def profile(self) -> str:
-        """What decoding depends on besides the codec: nf4 or the weights' dtype, and the device class."""
-        weights = "nf4" if self.decoder.in_4bit else str(self.decoder.dtype).removeprefix("torch.")
-        return f"{weights}/{self.decoder.device.type}"
-
-    def in_profile(self, profile: str) -> LatentCodec:
-        """The same codec with the weights' type and on the kind of device that ``profile`` names.
-
-        Loaded when first asked for, and kept: near-ties fall the same way only where they fell when a payload was
-        written.
-
-        Raises:
-            InvalidArgument: this machine has no such device.
-            CheckpointError: the weights are no longer where they were.
-        """
-        if profile == self.profile:
-            return self
-        weights, _, device = profile.partition("/")
-        with self._loading:
-            if profile not in self._elsewhere:
-                if not _has_device(device):
-                    raise InvalidArgument(
-                        f"decode profile {profile} needs a {device} device, and there is none here"
-                    )
-                in_4bit = weights == "nf4"
-                placement = Placement(device, "bfloat16" if in_4bit else weights, load_in_4bit=in_4bit)
-                self._elsewhere[profile] = LatentCodec(self.config, self._parts, placement, self.folder)
-            return self._elsewhere[profile]
+        if self.index_head is not None:
+            return self.index_head.to_index.out_features
+        return self.config.index_dimensions or self.dim
 
     @property
     def codec_id(self) -> bytes:
@@ -281,15 +116,22 @@ class LatentCodec:
                     "split it with codec.chunk(text)"
                 )
 
+        rows = self.together("encode", self._encode_rows, ids)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=self.encoder.device)
+        if not rows:
+            return Latents(torch.zeros(0, 0, self.dim), lengths, self.fingerprint)
+        return Latents(
+            torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), lengths, self.fingerprint
+        )
+
+    def _encode_rows(self, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Unpadded latents [L, D] of each chunk."""
+
         def work(rows: list[int]) -> list[Tensor]:
             values, lengths = encode_batch(self.encoder, self.config, [ids[i] for i in rows])
             return [row[:n] for row, n in zip(values, lengths.tolist(), strict=True)]
 
-        rows = in_batches([len(row) for row in ids], work)
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=self.encoder.device)
-        if not rows:
-            return Latents(torch.zeros(0, 0, self.dim), lengths, self.fingerprint)
-        return Latents(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, self.fingerprint)
+        return in_batches([len(row) for row in ids], work)
 
     def decode(self, latents: Latents, max_new_tokens: int = 256) -> list[str]:
         """Greedy reconstruction, batched, without repair; bytes that are no UTF-8 come back as U+FFFD.
@@ -369,11 +211,15 @@ class LatentCodec:
     def index_vectors(self, latents: Latents) -> Tensor:
         """The one vector per row that an index searches, float32 [B, P] of length 1, on the CPU.
 
-        The index head's, where the codec has one; else the direction of :meth:`pool`.
+        The index head's, where the codec has one; else the direction of :meth:`pool`, projected where the
+        codec's configuration says so.
         """
         self.check(latents)
         if self.index_head is None:
-            return F.normalize(self.pool(latents), dim=-1).cpu()
+            pooled = F.normalize(self.pool(latents), dim=-1)
+            if self.config.index_dimensions is not None:
+                pooled = F.normalize(project(pooled, self.config.index_dimensions), dim=-1)
+            return pooled.cpu()
         return self.index_head.pooled(latents.values.float(), latents.lengths).cpu()
 
     def late_interaction(self, queries: Latents, passages: Latents) -> Tensor:
@@ -445,12 +291,6 @@ class LatentCodec:
                 f"these latents were made by codec {latents.fingerprint[:12]}, not by {self.config.name!r} "
                 f"({self.fingerprint[:12]}); use the codec that made them"
             )
-
-
-def _has_device(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_available()
-    return device != "mps" or torch.backends.mps.is_available()
 
 
 def _check_steps(max_new_tokens: int) -> None:

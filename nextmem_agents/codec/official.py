@@ -19,8 +19,9 @@ from torch import Tensor
 from nextmem_agents.codec import checkpoint, tokens
 from nextmem_agents.codec.checkpoint import Parts, check_architecture
 from nextmem_agents.codec.config import CodecConfig
-from nextmem_agents.codec.fingerprint import digest, weight_files
+from nextmem_agents.codec.fingerprint import digest, read_json, weight_files
 from nextmem_agents.codec.lora import LoraAdapter
+from nextmem_agents.codec.projection import reduced
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError
@@ -70,6 +71,7 @@ def read_official(
         fixed_latents=LATENTS,
         positions="consecutive",
         quantization="per_dimension",
+        index_dimensions=reduced(_hidden_size(folder)),
         answer_layout="released",
         adapters=True,
         backbone=str(folder.resolve()) if Path(base).expanduser().is_dir() else str(base),
@@ -78,6 +80,11 @@ def read_official(
     parts = Parts(folder, tokenizer_json, (decoder, encoder), special)
     _check_adapters(parts)
     return dataclasses.replace(config, fingerprint=digest(config, parts)), parts
+
+
+def _hidden_size(backbone: Path) -> int:
+    found = read_json(backbone / "config.json").get("hidden_size")
+    return found if isinstance(found, int) else 0
 
 
 def convert_official(

@@ -15,8 +15,9 @@ import torch
 
 from nextmem_agents.codec.backbone import Backbone, shared_view
 from nextmem_agents.codec.checkpoint import Parts, check_architecture
-from nextmem_agents.codec.fingerprint import rope, weight_files
+from nextmem_agents.codec.fingerprint import weight_files
 from nextmem_agents.codec.lora import LoraAdapter
+from nextmem_agents.codec.weights import Qwen3Weights, portable
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 
 # Loading less than this takes a second or two, where a progress bar would only clutter an application.
@@ -103,7 +104,7 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
     if parts.special_tokens is not None:
         parts.special_tokens.place(model)
     if parts.adapters is None:
-        both = Backbone(model, parts.special_tokens)
+        both = Backbone(model, parts.special_tokens, fuse=True)
         return both, both, _reader(both, parts)
     stage_1, stage_2 = (LoraAdapter.read(folder) for folder in parts.adapters)
     if placement.load_in_4bit:
@@ -112,8 +113,8 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
         stage_1.merge(model)
     encoder = shared_view(model)
     stage_2.attach(encoder)
-    decoder = Backbone(model, parts.special_tokens)
-    return Backbone(encoder, parts.special_tokens), decoder, _reader(decoder, parts)
+    decoder = Backbone(model, parts.special_tokens, fuse=True)
+    return Backbone(encoder, parts.special_tokens, fuse=True), decoder, _reader(decoder, parts)
 
 
 def _reader(decoder: Backbone, parts: Parts) -> Backbone:
@@ -121,20 +122,17 @@ def _reader(decoder: Backbone, parts: Parts) -> Backbone:
         return decoder
     model = shared_view(decoder.model)
     LoraAdapter.read(parts.reader).attach(model)
-    return Backbone(model, parts.special_tokens)
-
-
-def _portable(described: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in the spelling that transformers 4 and 5 both take."""
-    theta, scaling = rope(described)
-    others = {
-        key: value for key, value in described.items() if key not in ("rope_parameters", "rope_scaling")
-    }
-    return others | {"rope_theta": theta} | ({} if scaling is None else {"rope_scaling": scaling})
+    return Backbone(model, parts.special_tokens, fuse=True)
 
 
 def _load_model(parts: Parts, placement: Placement) -> Any:
     described = check_architecture(parts.backbone)
+    plain = Placement(placement.device)
+    if parts.adapters is None and parts.reader is None and placement == plain:
+        placement.arguments()  # refuses an impossible device
+        weights = Qwen3Weights.read(described, weight_files(parts.backbone))
+        if weights is not None:
+            return weights.to(placement.device)
     size = sum(path.stat().st_size for path in weight_files(parts.backbone))
     arguments = placement.arguments()
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -146,7 +144,7 @@ def _load_model(parts: Parts, placement: Placement) -> Any:
     try:
         model, report = Qwen3ForCausalLM.from_pretrained(
             parts.backbone,
-            config=Qwen3Config(**_portable(described)),
+            config=Qwen3Config(**portable(described)),
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nextmem_agents.evaluation.locomo import Conversation, Question, Turn
+from nextmem_agents.evaluation.locomo import Conversation, Question, Session, Turn
 from nextmem_agents.evaluation.metrics import evidence_recall, locomo_answer_f1
 from nextmem_agents.recall.hits import Hits
 from nextmem_agents.scope import Scope
@@ -23,16 +23,22 @@ def turn_text(turn: Turn) -> str:
 def read(scope: Scope, conversation: Conversation, done: Callable[[int], None] | None = None) -> None:
     """Remember every turn, one write per session; calls ``done`` with the number of turns of each."""
     for session in conversation.sessions:
-        turns = [turn for turn in session.turns if turn.text or turn.caption]
-        scope.remember(
-            [turn_text(turn) for turn in turns],
-            session=session.name,
-            role=[turn.speaker for turn in turns],
-            occurred_at=session.date,
-            metadata=[{TURN_ID: turn.id} for turn in turns],
-        )
+        n = read_session(scope, session)
         if done is not None:
-            done(len(turns))
+            done(n)
+
+
+def read_session(scope: Scope, session: Session) -> int:
+    """Remember a session's turns in one write; returns how many have anything to remember."""
+    turns = [turn for turn in session.turns if turn.text or turn.caption]
+    scope.remember(
+        [turn_text(turn) for turn in turns],
+        session=session.name,
+        role=[turn.speaker for turn in turns],
+        occurred_at=session.date,
+        metadata=[{TURN_ID: turn.id} for turn in turns],
+    )
+    return len(turns)
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Session:
-    """The turns of one sitting; LoCoMo names no time zone, so ``date`` is given in UTC."""
+    """The turns of one sitting; LoCoMo names no time zone, so ``date`` is given in UTC. Passages have no date."""
 
     name: str
-    date: datetime
+    date: datetime | None
     turns: tuple[Turn, ...]
 
 

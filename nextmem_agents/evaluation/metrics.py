@@ -6,6 +6,7 @@ All scores lie in 0..1, and higher is better.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -24,6 +25,7 @@ __all__ = [
     "exact_match",
     "hit_at_k",
     "locomo_answer_f1",
+    "ndcg",
     "reciprocal_rank",
     "rouge_l",
     "squad_normalise",
@@ -166,6 +168,22 @@ def reciprocal_rank(retrieved_ids: Sequence[str], evidence: Collection[str]) -> 
     """
     wanted = _wanted(evidence)
     return next((1 / rank for rank, found in enumerate(retrieved_ids, start=1) if found in wanted), 0.0)
+
+
+def ndcg(retrieved_ids: Sequence[str], evidence: Collection[str], k: int) -> float:
+    """NDCG of the first ``k`` with relevance 0 or 1, as LongMemEval computes it.
+
+    Source: ``dcg`` and ``ndcg`` of https://github.com/xiaowu0162/LongMemEval, ``src/retrieval/eval_utils.py``: the
+    first two places count alike (rel_1 + sum of rel_i / log2(i) from the second on).
+
+    >>> ndcg(["a", "b", "c"], {"b"}, 3), round(ndcg(["a", "b", "c"], {"c"}, 3), 4)
+    (1.0, 0.6309)
+    """
+    wanted = _wanted(evidence)
+    gains = [1.0 / math.log2(max(2, rank)) for rank in range(1, k + 1)]
+    first = _first(retrieved_ids, k)
+    found = sum(gain for gain, id_ in zip(gains, first, strict=False) if id_ in wanted)
+    return found / sum(gains[: len(wanted)])
 
 
 def _common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:

@@ -46,7 +46,7 @@ def plot_rows(rows: Sequence[Row], folder: Path) -> list[Path]:
     if len({(row.tokens_per_latent, row.levels) for row in rows}) > 1:
         figures["rate-distortion"] = _rate_distortion(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def plot_heat_map(found: Sensitivity, path: Path, title: str = "") -> Path:
@@ -55,7 +55,7 @@ def plot_heat_map(found: Sensitivity, path: Path, title: str = "") -> Path:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    figure, axes = _new_figure("latent", "sentence in which a word was swapped")
+    figure, axes = new_figure("latent", "sentence in which a word was swapped")
     image = axes.imshow(found.change.numpy(), cmap="magma", aspect="auto", vmin=0)
     figure.colorbar(image, label="relative change of the latent")
     from matplotlib.patches import Rectangle
@@ -67,11 +67,11 @@ def plot_heat_map(found: Sensitivity, path: Path, title: str = "") -> Path:
     axes.set_yticks(range(len(found.spans)), [str(i + 1) for i in range(len(found.spans))])
     inside, chance = found.share_inside(), found.share_by_chance()
     axes.set_title(f"{title}\n{inside:.0%} of the change inside the frames (chance {chance:.0%})".strip())
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _by_length(rows: Sequence[Row]) -> Figure:
-    figure, axes = _new_figure("tokens of text", "word F1 (free-running)")
+    figure, axes = new_figure("tokens of text", "word F1 (free-running)")
     cut = [row for row in rows if isinstance(row.length, int) and row.noise == 0]
     for name, group in _grouped(cut, _series(cut)).items():
         group.sort(key=lambda row: int(row.length))
@@ -85,7 +85,7 @@ def _by_length(rows: Sequence[Row]) -> Figure:
 
 
 def _by_noise(rows: Sequence[Row]) -> Figure:
-    figure, axes = _new_figure("noise σ / RMS of the latents", "word F1 (free-running)")
+    figure, axes = new_figure("noise σ / RMS of the latents", "word F1 (free-running)")
     name_of = _series(rows)
     for name, group in _grouped(rows, lambda row: f"{name_of(row)} {row.length}").items():
         group.sort(key=lambda row: row.noise)
@@ -97,7 +97,7 @@ def _by_noise(rows: Sequence[Row]) -> Figure:
 
 def _rate_distortion(rows: Sequence[Row]) -> Figure:
     """Bytes of latents against F1, at the greatest length that all were measured at."""
-    figure, axes = _new_figure("bytes of latents per byte of text", "word F1 (free-running)")
+    figure, axes = new_figure("bytes of latents per byte of text", "word F1 (free-running)")
     longest = max((row.length for row in rows if isinstance(row.length, int)), default=None)
     chosen = [row for row in rows if row.noise == 0 and (longest is None or row.length == longest)]
     for name, group in _grouped(chosen, lambda row: f"{row.domain}, {row.levels} levels").items():
@@ -134,7 +134,12 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]
     return groups
 
 
-def _new_figure(x: str, y: str) -> tuple[Figure, Axes]:
+def new_figure(x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty figure with named axes.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     require_matplotlib()
     # Not pyplot: it keeps every figure, and picks a window system.
     from matplotlib.figure import Figure
@@ -153,7 +158,8 @@ def _finished(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path

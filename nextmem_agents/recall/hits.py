@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from nextmem_agents.codec.exact import DecompressedText
 from nextmem_agents.codec.latent_codec import LatentCodec
-from nextmem_agents.errors import DamagedRecord
+from nextmem_agents.codec.latents import Latents
+from nextmem_agents.errors import CodecMismatch, DamagedRecord
 from nextmem_agents.quantization import Payload
 from nextmem_agents.recall.budget import TokenCounter
+from nextmem_agents.recall.explanation import Explanation
+from nextmem_agents.recall.policy import Mode, Plan, make_plan
 from nextmem_agents.recall.ranking import Score
 from nextmem_agents.recall.rendering import render
 from nextmem_agents.store.records import Record, Scalar
@@ -52,6 +55,15 @@ class DecodeBatch:
 
         A chunk that is kept literally is encoded now: it has no latents that were worth keeping.
         """
+        return torch.cat(self._rows(index, codec))
+
+    def chunk_latents(self, index: int, codec: LatentCodec) -> Latents:
+        """The same, one row per chunk."""
+        rows = self._rows(index, codec)
+        lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+        return Latents(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, codec.fingerprint)
+
+    def _rows(self, index: int, codec: LatentCodec) -> list[Tensor]:
         rows = []
         for payload in self.payloads(index):
             if payload.latents is not None:
@@ -59,7 +71,7 @@ class DecodeBatch:
             else:
                 latents = codec.encode([(payload.literal or b"").decode("utf-8")])
             rows.append(latents.values[0])
-        return torch.cat(rows)
+        return rows
 
     def decode(self) -> Sequence[DecompressedText | DamagedRecord]:
         """All texts, each memory's own error in the place of its text."""
@@ -123,6 +135,41 @@ class Memory:
         tokens = sum(p.n_tokens for p in latent)
         return 1 - sum(p.n_wrong for p in latent) / tokens if tokens else None
 
+    def is_of(self, codec: LatentCodec) -> bool:
+        """Whether its latents are a codec's.
+
+        Raises:
+            DamagedRecord: the stored bytes no longer check out.
+        """
+        return all(payload.codec_id == codec.codec_id for payload in self.batch.payloads(self.index))
+
+    def latents(self, codec: LatentCodec) -> Latents:
+        """Its latents in one row, float32 [1, L, D], dequantised; a chunk that is kept literally is encoded now.
+
+        Raises:
+            CodecMismatch: they are another codec's.
+            DamagedRecord: the stored bytes no longer check out.
+        """
+        if not self.is_of(codec):
+            raise CodecMismatch(
+                f"the latents of memory {self.id!r} are not of codec {codec.config.name!r}; use the codec that wrote it"
+            )
+        rows = self.batch.latents(self.index, codec)
+        return Latents(rows[None], torch.tensor([len(rows)], device=rows.device), codec.fingerprint)
+
+    def positions(self, codec: LatentCodec) -> int:
+        """Latent positions that :meth:`latents` takes, without making them.
+
+        Raises:
+            DamagedRecord: the stored bytes no longer check out.
+        """
+        return sum(
+            codec.config.latents_for(payload.n_tokens)
+            if payload.latents is None
+            else payload.latents.shape[0]
+            for payload in self.batch.payloads(self.index)
+        )
+
     @property
     def n_latents(self) -> int:
         """Latent positions that injecting this memory takes; 0 for text that is kept literally."""
@@ -169,14 +216,40 @@ class Memory:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Hit(Memory):
-    """A recalled memory with its score."""
+    """A recalled memory with its score.
+
+    Attributes:
+        parts: the signals of its relevance, which the ranking began with.
+        explanation: how score and place came about; see :meth:`explain`.
+        beside: the id of the hit in whose session it stands next to it, if that alone is why it is here
+            (``recall(neighbours=)``).
+    """
 
     parts: Score
+    explanation: Explanation | None = None
+    beside: str | None = None
 
     @property
     def score(self) -> float:
         """How well it answers the query, 0..1, higher is better."""
-        return self.parts.total
+        return self.explain().score
+
+    def explain(self) -> Explanation:
+        """The parts that add up to the score, and the memory's place after each step of the ranking; to be printed.
+
+        Examples:
+            >>> from nextmem_agents import NextMem
+            >>> with NextMem.open(":memory:") as memory:
+            ...     ann = memory.scope("ann")
+            ...     _ = ann.remember("She moved to Lisbon.", importance=1.0)
+            ...     hit = ann.recall("Who moved to Lisbon?", ranking="lexical", importance=0.25)[0]
+            >>> print(hit.explain())
+            score 0...
+              lexical     0... x 0.750 = +0...
+              importance  1.000 x 0.250 = +0.250
+            place 1 by relevance, 1 by recency and importance
+        """
+        return self.explanation or Explanation.of(self.parts, self.index + 1)
 
 
 class Hits(Sequence[Hit]):
@@ -217,6 +290,29 @@ class Hits(Sequence[Hit]):
             DamagedRecord: a hit's stored bytes no longer check out.
         """
         return render(self._hits, self._token_counter(model), max_tokens)
+
+    def plan(self, *, model: Any = None, mode: Mode = "auto", max_tokens: int | None = None) -> Plan:
+        """How a model is to be given the hits, each as text or as latents; to be read before it is carried out.
+
+        A model reads latents if it is their codec, or an adapter over its backbone (``ChatNextMem``, ``NextMemLLM``).
+        In ``"auto"`` such a model gets latents, and the text of memories that their latents do not carry (kept
+        literally, or of a fidelity under ``MIN_FIDELITY``); every other model gets text. ``"mixed"`` gives the best
+        half as exact text, in up to half of the budget, and the others likewise as latents. ``"decompress"`` is text
+        alone, ``"inject"`` latents alone.
+
+        Args:
+            model: who is to read them: a codec, an adapter's model, the name of a model (for counting tokens), any
+                other model, or None for one that reads text.
+            mode: see above.
+            max_tokens: the budget of text and latents together; whole memories, best first. None for no limit.
+
+        Raises:
+            CannotAnswer: ``"inject"`` or ``"mixed"`` for a model that cannot read the latents.
+            DamagedRecord: a hit's stored bytes no longer check out.
+            InvalidArgument: an argument is malformed.
+        """
+        counter = self._token_counter(model if isinstance(model, str) else None)
+        return make_plan(self._hits, counter, model=model, mode=mode, max_tokens=max_tokens)
 
     def __repr__(self) -> str:
         return f"Hits({list(self._hits)!r})"

@@ -8,13 +8,16 @@ from typing import Literal
 
 import torch
 
+from nextmem_agents.codec.injection import LAYOUTS, READER, Segment, inject_batch, reader_prompt
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
+from nextmem_agents.errors import CannotAnswer, TextTooLong
 from nextmem_agents.recall.budget import TokenCounter
 from nextmem_agents.recall.extract import best_sentence
 from nextmem_agents.recall.hits import Hits
+from nextmem_agents.recall.policy import Mode, Plan, answers_unasked
 
-Mode = Literal["auto", "decompress", "inject"]
+MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -23,37 +26,82 @@ class Answer:
 
     Attributes:
         text: the reply.
-        hits: the memories it was given.
-        mode: ``"decompress"`` (the memories went in as text) or ``"inject"`` (as latents).
+        hits: the memories that were recalled.
+        mode: ``"decompress"`` (the memories went in as text), ``"inject"`` (as latents) or ``"mixed"``.
         reader: who answered: ``"model"``, ``"codec"``, or ``"extract"`` (the best recalled sentence, verbatim).
-        context_tokens: tokens of memory in the reader's context, as text or as latent positions.
+        context_tokens: tokens of memory in the reader's context, as text and as latent positions.
+        plan: which memory went in how; None where a sentence was quoted.
     """
 
     text: str
     hits: Hits
-    mode: Literal["decompress", "inject"]
+    mode: Literal["decompress", "inject", "mixed"]
     reader: Literal["model", "codec", "extract"]
     context_tokens: int
+    plan: Plan | None = None
 
     def __str__(self) -> str:
         return self.text
 
 
+def choose_reader(codec: LatentCodec, model: object, mode: Mode) -> Literal["model", "codec", "extract"]:
+    """Who answers: the given model; else the codec's own reader, if that was asked for or is good enough.
+
+    Raises:
+        CannotAnswer: latents are asked for, and the model cannot take any or the codec was not trained to answer.
+    """
+    latents = mode in ("inject", "mixed")
+    if model is not None and latents:
+        raise CannotAnswer(
+            "latents can be injected into the codec's own backbone only; "
+            "leave model out, or give its prompt text with mode='decompress'"
+        )
+    if latents and not codec.can_answer:
+        raise CannotAnswer(
+            f"codec {codec.config.name!r} reconstructs text and was not trained to answer from latents; "
+            "decompress the memory and ask a chat model"
+        )
+    if model is not None:
+        return "model"
+    return "codec" if latents or (mode == "auto" and answers_unasked(codec)) else "extract"
+
+
 def answer_from_text(
-    question: str, hits: Hits, model: Callable[[str], str] | None, max_tokens: int, counter: TokenCounter
+    question: str, hits: Hits, plan: Plan, model: Callable[[str], str] | None, counter: TokenCounter
 ) -> Answer:
     """The model's reply to the hits as quoted text; without a model, the sentence that fits best."""
     if model is None:
         text = best_sentence(question, hits)
         return Answer(text, hits, "decompress", "extract", counter(text))
-    memories = hits.as_prompt(max_tokens)
-    reply = model(f"{memories}\n\nQuestion: {question}\nAnswer:")
-    return Answer(reply, hits, "decompress", "model", counter(memories))
+    reply = model(f"{plan.render()}\n\nQuestion: {question}\nAnswer:")
+    return Answer(reply, hits, "decompress", "model", plan.tokens, plan)
 
 
-def answer_from_latents(question: str, hits: Hits, codec: LatentCodec) -> Answer:
-    """The codec's reply to all latents of the hits, best first, in its own prompt layout."""
-    rows = [hit.batch.latents(hit.index, codec) for hit in hits]
-    together = torch.cat(rows) if rows else torch.zeros(0, codec.dim)
-    latents = Latents(together[None], torch.tensor([len(together)]), codec.fingerprint)
-    return Answer(codec.answer(latents, [question])[0], hits, "inject", "codec", len(together))
+def answer_by_codec(question: str, hits: Hits, plan: Plan, codec: LatentCodec) -> Answer:
+    """The reply of the codec's own reader to the hits as the plan gives them, best first."""
+    if plan.bare and plan.text_tokens:
+        reply = _read_bare(question, plan, codec)
+    else:
+        rows = [latents.values[0] for latents in plan.latents(codec)]
+        together = torch.cat(rows) if rows else torch.zeros(0, codec.dim)
+        latents = Latents(together[None], torch.tensor([len(together)]), codec.fingerprint)
+        # The released layout has a place for latents alone; quoted text stands before the question.
+        asked = f"{plan.render()}\n\n{question}" if plan.text_tokens else question
+        reply = codec.answer(latents, [asked], MAX_NEW_TOKENS)[0]
+    return Answer(reply, hits, plan.took, "codec", plan.tokens, plan)
+
+
+def _read_bare(question: str, plan: Plan, codec: LatentCodec) -> str:
+    """A trained reader's reply to texts and latents that follow one another, as it was trained on either."""
+    layout = LAYOUTS[READER]
+    if (n := codec.count_tokens(question)) > layout.max_question_tokens:
+        raise TextTooLong(f"the question has {n} tokens, and may have {layout.max_question_tokens}")
+    segments: list[Segment] = []
+    for each in plan.memories:
+        if each.mode == "decompress":
+            segments.append(codec.tokenizer.encode([each.memory.text])[0])
+        elif each.mode == "inject":
+            segments.append(each.memory.latents(codec).values[0])
+    prompt = reader_prompt(codec.config, segments, codec.tokenizer.encode([question])[0])
+    ids = inject_batch(codec.reader, codec.config, [prompt], steps=[MAX_NEW_TOKENS])[0]
+    return layout.clean(codec.tokenizer.to_bytes(ids).decode("utf-8", "replace"))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nextmem_agents.errors import InvalidArgument
-from nextmem_agents.recall.ranking import Score
 from nextmem_agents.store.records import Access, Record
 
 
@@ -48,20 +46,7 @@ class Decay:
         strength = self.half_life * (1 + recalls) * (1 + (importance or 0.0))
         return float(0.5 ** (max(age, timedelta(0)) / strength))
 
-    def apply(
-        self,
-        scores: Mapping[int, Score],
-        records: Mapping[int, Record],
-        accesses: Mapping[int, Access],
-        now: datetime,
-    ) -> dict[int, Score]:
-        """The scores of those that have a record, faded and in their new order."""
-        faded = {}
-        for version, score in scores.items():
-            if version not in records:
-                continue
-            record, access = records[version], accesses.get(version)
-            since = now - (record.updated_at if access is None else max(access.last, record.updated_at))
-            retained = self.retention(since, access.count if access else 0, record.importance)
-            faded[version] = replace(score, total=round(score.total * (1 - self.weight * (1 - retained)), 6))
-        return dict(sorted(faded.items(), key=lambda item: (-item[1].total, -item[0])))
+    def retained(self, record: Record, access: Access | None, now: datetime) -> float:
+        """The share that a memory retains, by when it was written and how it was recalled."""
+        last = record.updated_at if access is None else max(access.last, record.updated_at)
+        return self.retention(now - last, access.count if access else 0, record.importance)

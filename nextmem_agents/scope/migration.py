@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 
-import torch
-
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DamagedRecord
+from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.scope.vault import Vault
+from nextmem_agents.scope.writing import index_vectors
 from nextmem_agents.store.records import Damage, NewRecord, Progress, Record, Store
 
 BATCH = 64
@@ -37,11 +37,12 @@ class Migration:
 
 @dataclass(frozen=True)
 class Side:
-    """One end of a migration: a store, its codec, and its scopes' vaults."""
+    """One end of a migration: a store, its codec, its scopes' vaults, and its embedder if it has one."""
 
     store: Store
     codec: LatentCodec
     vault: Callable[[str], Vault]
+    embedder: Embedder | None = None
 
 
 def migrate_store(
@@ -91,12 +92,14 @@ def _encoded(
     side: Side, scope: str, texts: list[tuple[NewRecord, str]], keep_text: bool | None
 ) -> Iterator[NewRecord]:
     vault = side.vault(scope)
-    compressed = compress(side.codec, [text for _, text in texts], keep_text)
-    for (record, text), chunks in zip(texts, compressed, strict=True):
+    plain = [text for _, text in texts]
+    compressed = compress(side.codec, plain, keep_text)
+    vectors = index_vectors(side.codec, side.embedder, plain, compressed)
+    for (record, text), chunks, indexed in zip(texts, compressed, vectors, strict=True):
         yield replace(
             record,
             payloads=[vault.seal(chunk.payload, record.id, n) for n, chunk in enumerate(chunks)],
-            vectors=torch.stack([chunk.vector for chunk in chunks]).numpy(),
+            vectors=indexed,
             terms={} if vault.encrypted else record.terms,
             digest=vault.digest(text, record.role),
         )

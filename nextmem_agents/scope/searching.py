@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import MAXYEAR, datetime
 from itertools import islice
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import DamagedRecord, EmptyText, InvalidArgument
 from nextmem_agents.quantization import QuantizedLatents
-from nextmem_agents.recall.lexical import bm25, terms
-from nextmem_agents.recall.ranking import Score, fuse
-from nextmem_agents.scope.decay import Decay
+from nextmem_agents.recall.conversation import (
+    around,
+    beside,
+    has_sessions,
+    in_session,
+    speakers_named,
+    spoken_by,
+)
+from nextmem_agents.recall.lexical import Match, bm25, locate, terms, widen
+from nextmem_agents.recall.ranking import Score, Signal, fuse
+from nextmem_agents.recall.related_words import packaged_related_words
+from nextmem_agents.recall.time_expressions import closeness, find_times
 from nextmem_agents.scope.vault import Vault
+from nextmem_agents.store.checks import check_time
 from nextmem_agents.store.clock import utc_now
+from nextmem_agents.store.outline import Outline
 from nextmem_agents.store.records import Store, Where
 
 Ranking = Literal["hybrid", "latent", "lexical"]
-_MIN_CANDIDATES = 256  # nearest memories that get a latent score of their own
-_MAX_RERANKED = 64  # of those, and of the lexical ones, whose latents are compared with the query's
-_MAX_SOURCES = 128  # lexical candidates whose neighbours gain from them
+_MIN_CANDIDATES = 256  # memories that are returned, and nearest ones that get a latent score of their own
+_LEAST_RELATED, _MOST_RELATED = (
+    0.4,
+    8,
+)  # cosine of a related word, and how many of a term that the scope holds
+_MAX_RERANKED = 64  # of those, whose latents are compared with the query's, where latents alone decide
 
 
 def score_memories(
@@ -33,28 +50,124 @@ def score_memories(
     where: Where | None,
     ranking: Ranking,
     as_of: datetime | None,
+    vector: npt.NDArray[np.float32] | None = None,
 ) -> dict[int, Score]:
-    """Scores of all candidates by version, best first; see ``Scope.recall``."""
-    scope = vault.scope
+    """Scores of the best memories by version, best first, at least 256 or 4 k of them; see ``Scope.recall``.
+
+    Args:
+        vector: the query's index vector ``[P]``, where the store's were not made by the codec.
+    """
     chunks = codec.chunk(query)
-    if not chunks:
+    if not chunks and not (ranking == "latent" and vector is not None):
         raise EmptyText("the query is empty; give a question or a text")
-    lexical = context = latent = None
-    if ranking != "latent":
-        versions, scores = bm25(store.postings(scope, list(terms(query)), where, as_of))
-        lexical = dict(zip(versions.tolist(), scores.tolist(), strict=True))
-        if ranking == "hybrid":
-            context = _context(store, scope, lexical, where, as_of)
-    if ranking != "lexical":
-        asked = codec.encode(chunks)
-        vector = codec.index_vectors(asked).mean(0).numpy()
-        latent = dict(store.nearest(scope, vector, max(_MIN_CANDIDATES, 4 * k), where, as_of))
-        if codec.index_head is not None:
-            n = max(_MAX_RERANKED, 2 * k)
-            others = sorted(lexical or {}, key=(lexical or {}).__getitem__, reverse=True)[:n]
-            nearest = dict(islice(latent.items(), n))
-            latent = nearest | _late_interaction(store, vault, codec, asked, [*nearest, *others])
-    return fuse(lexical, context, latent)
+    n = max(_MIN_CANDIDATES, 4 * k)
+    if ranking == "latent":
+        return _by_latents(store, vault, codec, chunks, n, where, as_of, vector)
+    outline = store.outline(vault.scope, where, as_of)
+    asked = list(terms(query))
+    if ranking == "lexical":
+        scores = bm25(outline, locate(store.postings(vault.scope, asked, where, as_of), outline).values())
+        found = np.flatnonzero(scores)
+        return fuse(outline.versions[found], {"lexical": scores[found]}, n)
+    # Who spoke is a signal of its own: as a word, the rarer speaker's name would outweigh what was asked.
+    places, naming = speakers_named(outline, asked)
+    told = [term for term in asked if term not in naming] or asked
+    signals = _of_words(outline, _matches(store, vault.scope, outline, told, where, as_of))
+    signals["speaker"] = spoken_by(outline, places)
+    signals["time"] = _of_time(outline, query, as_of)
+    if vector is None:
+        vector = _vector(codec, codec.encode(chunks))
+    nearest = store.nearest(vault.scope, vector, n, where, as_of)
+    signals["latent"] = _latent(outline, dict(nearest))
+    # A memory that nothing speaks for is not found, however few there are.
+    found = np.flatnonzero(
+        outline.matches & np.any([values > 0 for values in signals.values() if values is not None], axis=0)
+    )
+    chosen = {name: None if values is None else values[found] for name, values in signals.items()}
+    return fuse(outline.versions[found], chosen, n)
+
+
+def _matches(
+    store: Store,
+    scope: str,
+    outline: Outline,
+    asked: Sequence[str],
+    where: Where | None,
+    as_of: datetime | None,
+) -> list[Match]:
+    """Where each term stands, or a word related to it."""
+    related = {term: packaged_related_words().to(term, _LEAST_RELATED) for term in asked}
+    looked_up = dict.fromkeys([*asked, *(word for words in related.values() for word, _ in words)])
+    located = locate(store.postings(scope, list(looked_up), where, as_of), outline)
+    return [
+        widen(
+            located[term],
+            islice(
+                ((located[w], cosine) for w, cosine in related[term] if len(located[w].rows)), _MOST_RELATED
+            ),
+            len(outline),
+        )
+        for term in asked
+    ]
+
+
+def _of_words(outline: Outline, matches: Sequence[Match]) -> dict[str, Signal | None]:
+    lexical = bm25(outline, matches)
+    if not has_sessions(outline):
+        return {"lexical": lexical}
+    return {
+        "lexical": lexical,
+        "context": beside(outline, lexical),
+        "around": around(outline, matches),
+        "session": in_session(outline, matches),
+    }
+
+
+def _of_time(outline: Outline, query: str, as_of: datetime | None) -> Signal | None:
+    """How near each memory lies to the times that the query names; None without any, or with none near."""
+    if not len(outline):
+        return None
+    years = np.unique(outline.times.astype("datetime64[s]").astype("datetime64[Y]").astype(int)) + 1970
+    # The last year has no end that a datetime can tell.
+    held = [int(year) for year in years if year < MAXYEAR]
+    expressions = find_times(query, check_time("as_of", as_of) if as_of else utc_now(), held)
+    if not expressions:
+        return None
+    near = np.prod([closeness(e.periods, outline.times) for e in expressions], axis=0)
+    return near if near.any() else None
+
+
+def _vector(codec: LatentCodec, asked: Latents) -> npt.NDArray[np.float32]:
+    return np.asarray(codec.index_vectors(asked).mean(0).numpy(), dtype=np.float32)
+
+
+def _latent(outline: Outline, nearest: Mapping[int, float]) -> Signal:
+    """Similarities by row; a memory that was not among the nearest takes the least that was."""
+    found = np.full(len(outline), min(nearest.values(), default=0.0))
+    versions = np.array(list(nearest), dtype=np.int64)
+    known = np.isin(versions, outline.versions)
+    found[outline.rows(versions[known])] = np.array(list(nearest.values()))[known]
+    return found
+
+
+def _by_latents(
+    store: Store,
+    vault: Vault,
+    codec: LatentCodec,
+    chunks: list[str],
+    n: int,
+    where: Where | None,
+    as_of: datetime | None,
+    vector: npt.NDArray[np.float32] | None,
+) -> dict[int, Score]:
+    if vector is not None:
+        found = dict(store.nearest(vault.scope, vector, n, where, as_of))
+        return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
+    asked = codec.encode(chunks)
+    found = dict(store.nearest(vault.scope, _vector(codec, asked), n, where, as_of))
+    if codec.index_head is not None:
+        found |= _late_interaction(store, vault, codec, asked, islice(found, _MAX_RERANKED))
+    return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
 
 
 def _late_interaction(
@@ -85,12 +198,6 @@ def _late_interaction(
     return found
 
 
-def fade(store: Store, scope: str, scores: Mapping[int, Score], k: int, decay: Decay) -> dict[int, Score]:
-    """The best candidates in the order that decay gives them."""
-    best = dict(list(scores.items())[: max(_MIN_CANDIDATES, 4 * k)])
-    return decay.apply(best, store.records(scope, list(best)), store.accesses(scope, list(best)), utc_now())
-
-
 def check_ranking(ranking: object, encrypted: bool) -> Ranking:
     """The ranking to use: an encrypted scope has no lexical index, and is searched by its latents alone.
 
@@ -104,15 +211,3 @@ def check_ranking(ranking: object, encrypted: bool) -> Ranking:
             "this scope is encrypted and keeps no lexical index, which would hold its words; use ranking='latent'"
         )
     return "latent" if encrypted else ranking
-
-
-def _context(
-    store: Store, scope: str, lexical: Mapping[int, float], where: Where | None, as_of: datetime | None
-) -> dict[int, float]:
-    """For each memory beside a lexical candidate, the best score that stands beside it."""
-    best = sorted(lexical, key=lexical.__getitem__, reverse=True)[:_MAX_SOURCES]
-    context: dict[int, float] = {}
-    for version, beside in store.neighbours(scope, best, where, as_of).items():
-        for neighbour in beside:
-            context[neighbour] = max(context.get(neighbour, 0.0), lexical[version])
-    return context

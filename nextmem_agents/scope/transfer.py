@@ -4,7 +4,7 @@
 line       content
 =========  ====================================================================================================
 first      ``format`` ("nextmem-export"), ``version`` (1), ``scope``, ``codec``, ``fingerprint``, ``dim``,
-           ``exported_at``
+           ``embedder`` (its name, where the vectors are not the codec's), ``exported_at``
 others     a version of a memory, oldest first: the fields of ``NewRecord``; times in ISO 8601, ``payloads`` as
            base64 (payload format 1, bound to the scope, id and chunk), ``vectors`` as base64 of float32, little-endian
 last       ``versions`` (how many there are) and ``blake2b`` (256 bits, of all bytes before this line)
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from nextmem_agents.codec.exact import decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import (
     CodecMismatch,
@@ -34,7 +35,9 @@ from nextmem_agents.errors import (
     NextMemError,
     PayloadError,
 )
+from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.scope.vault import Vault
+from nextmem_agents.scope.writing import chunk_vectors
 from nextmem_agents.store.checks import time_to_text
 from nextmem_agents.store.clock import utc_now
 from nextmem_agents.store.records import NewRecord, Store
@@ -45,7 +48,9 @@ _TIMES = ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "
 _APART = ("payloads", "vectors", "fold")
 
 
-def export_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path) -> int:
+def export_scope(
+    store: Store, vault: Vault, codec: LatentCodec, path: Path, embedder: Embedder | None = None
+) -> int:
     """Write all versions of a scope to a file, which appears only when it is whole; returns how many.
 
     Raises:
@@ -71,7 +76,8 @@ def export_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path) -> 
                     "scope": vault.scope,
                     "codec": codec.config.name,
                     "fingerprint": codec.fingerprint,
-                    "dim": codec.index_size,
+                    "dim": codec.index_size if embedder is None else embedder.size,
+                    **({} if embedder is None else {"embedder": embedder.name}),
                     "exported_at": time_to_text(utc_now()),
                 }
             )
@@ -89,8 +95,18 @@ def export_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path) -> 
     return n
 
 
-def import_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path, *, skip_existing: bool) -> int:
+def import_scope(
+    store: Store,
+    vault: Vault,
+    codec: LatentCodec,
+    path: Path,
+    *,
+    skip_existing: bool,
+    embedder: Embedder | None = None,
+) -> int:
     """Read a file that :func:`export_scope` wrote into a scope, all or nothing; returns how many memories.
+
+    Vectors of another embedder than this memory's are made anew, of the exact texts.
 
     Raises:
         CodecMismatch: another codec wrote it.
@@ -106,6 +122,8 @@ def import_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path, *, 
         )
     try:
         source = Vault(str(header["scope"]), None)
+        if header.get("embedder") != (None if embedder is None else embedder.name):
+            versions = _embedded(versions, source, codec, embedder, path)
         records = [_resealed(record, source, vault) for record in versions]
     except PayloadError as error:
         raise DataError(f"{path} is damaged: {error}") from error
@@ -122,6 +140,24 @@ def import_scope(store: Store, vault: Vault, codec: LatentCodec, path: Path, *, 
     chosen = [record for record in records if record.id not in there]
     store.put(vault.scope, chosen)
     return len({record.id for record in chosen})
+
+
+def _embedded(
+    records: Sequence[NewRecord], source: Vault, codec: LatentCodec, embedder: Embedder | None, path: Path
+) -> list[NewRecord]:
+    """The records with this memory's index vectors in the place of theirs."""
+    payloads = [[source.open(data, r.id, n) for n, data in enumerate(r.payloads)] for r in records]
+    flat = decompress(codec, [[payload] for chunks in payloads for payload in chunks])
+    texts = iter(flat)
+    chunks = [[next(texts) for _ in each] for each in payloads]
+    for record, each in zip(records, chunks, strict=True):
+        if not all(text.exact for text in each):
+            raise DataError(
+                f"memory {record.id!r} of {path} does not come back exactly and cannot be embedded anew; import it "
+                "into a memory with the embedder that wrote it. Nothing was imported"
+            )
+    vectors = chunk_vectors(codec, embedder, [[text.text for text in each] for each in chunks])
+    return [replace(record, vectors=indexed) for record, indexed in zip(records, vectors, strict=True)]
 
 
 def _resealed(record: NewRecord, source: Vault, target: Vault) -> NewRecord:

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nextmem_agents.codec.exact import compress
+from nextmem_agents.codec.exact import CompressedChunk, compress
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.items import Item
+from nextmem_agents.observability import observed
+from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.recall.lexical import terms
 from nextmem_agents.scope.vault import Vault
 from nextmem_agents.store.clock import utc_now
@@ -23,13 +25,21 @@ from nextmem_agents.store.exact import unit
 from nextmem_agents.store.records import NewRecord, Store, Where
 
 
+@observed("encode", items=lambda records, *_, **__: len(records))
 def as_records(
-    items: Sequence[Item], codec: LatentCodec, vault: Vault, keep_text: bool | None, fold: bool = False
+    items: Sequence[Item],
+    codec: LatentCodec,
+    vault: Vault,
+    keep_text: bool | None,
+    fold: bool = False,
+    embedder: Embedder | None = None,
 ) -> list[NewRecord]:
     """One record per item; an encrypted scope's has no terms, since they are words of the text."""
-    compressed = compress(codec, [item.text for item in items], keep_text)
+    texts = [item.text for item in items]
+    compressed = compress(codec, texts, keep_text)
+    vectors = index_vectors(codec, embedder, texts, compressed)
     records = []
-    for item, chunks in zip(items, compressed, strict=True):
+    for item, chunks, indexed in zip(items, compressed, vectors, strict=True):
         id_ = item.id if item.id is not None else uuid.uuid4().hex
         # A speaker's name is a word that people ask with.
         words = f"{item.role}: {item.text}" if item.role else item.text
@@ -37,7 +47,7 @@ def as_records(
             NewRecord(
                 id=id_,
                 payloads=[vault.seal(chunk.payload, id_, n) for n, chunk in enumerate(chunks)],
-                vectors=torch.stack([chunk.vector for chunk in chunks]).numpy(),
+                vectors=indexed,
                 terms={} if vault.encrypted else terms(words),
                 session=item.session,
                 agent=item.agent,
@@ -50,6 +60,33 @@ def as_records(
             )
         )
     return records
+
+
+def index_vectors(
+    codec: LatentCodec,
+    embedder: Embedder | None,
+    texts: Sequence[str],
+    compressed: Sequence[Sequence[CompressedChunk]],
+) -> list[npt.NDArray[np.float32]]:
+    """The index vectors of each text's chunks, [n_chunks, P]: the embedder's, or those of the codec's latents."""
+    if embedder is None:
+        return [torch.stack([chunk.vector for chunk in chunks]).numpy() for chunks in compressed]
+    return chunk_vectors(codec, embedder, [codec.chunk(text) for text in texts])
+
+
+def chunk_vectors(
+    codec: LatentCodec, embedder: Embedder | None, texts: Sequence[Sequence[str]]
+) -> list[npt.NDArray[np.float32]]:
+    """The index vectors of texts that are given as their chunks; all are embedded in one call."""
+    flat = [chunk for chunks in texts for chunk in chunks]
+    if not flat:
+        return []
+    if embedder is None:
+        vectors = codec.index_vectors(codec.dequantize(codec.quantize(codec.encode(flat)))).numpy()
+    else:
+        vectors = embedder.texts(flat)
+    ends = np.cumsum([len(chunks) for chunks in texts])
+    return np.split(vectors, ends[:-1])
 
 
 def expiry(expires_at: Any, ttl: timedelta | float | None) -> Any:

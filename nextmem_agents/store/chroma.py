@@ -21,6 +21,9 @@ from nextmem_agents.store.hnsw_files import zero_spare
 
 # Recall@10 against an exact scan of 5,000 random 256-d vectors: 0.78 at Chroma's defaults, 1.00 with these.
 HNSW = {"space": "cosine", "max_neighbors": 32, "ef_construction": 400, "ef_search": 400}
+SHARED = 0
+"""The collection of all scopes that are small enough to be searched exactly; every other one is a scope's key."""
+
 PAGE = 5_000
 ATTEMPTS = 3
 
@@ -30,7 +33,10 @@ _failed_starts: Counter[Path | None] = Counter()
 
 
 class ChromaIndex:
-    """One shared collection; a chunk's id is ``{version}.{chunk}`` and its scope a mandatory filter.
+    """One collection that small scopes share, and one for each large scope.
+
+    A filter on a shared collection costs Chroma 80 ms over 10,000 vectors, more than looking at each of them: what is
+    searched through a graph has a graph of its own. A chunk's id is ``{version}.{chunk}``.
 
     Everything raises ``StoreError`` when Chroma fails. ``embedding_function=None`` goes with every call that takes
     it: without, Chroma falls back to a model that it downloads.
@@ -44,15 +50,15 @@ class ChromaIndex:
     def __init__(self, folder: Path | None, dim: int, fingerprint: str) -> None:
         self._folder = folder
         # Ephemeral clients share one state within a process: only the name keeps two stores apart.
-        self._name = "memories" if folder else f"nextmem-{uuid.uuid4().hex}"
+        self._prefix = "memories" if folder else f"nextmem-{uuid.uuid4().hex}"
         self._identity = {"dim": dim, "fingerprint": fingerprint}
         self._client: Any = None
-        self._collection: Any = None
+        self._collections: dict[int, Any] = {}
 
     @property
     def connected(self) -> bool:
-        """Whether the collection is open."""
-        return self._collection is not None
+        """Whether Chroma is open."""
+        return self._client is not None
 
     @property
     def durable(self) -> bool:
@@ -93,84 +99,118 @@ class ChromaIndex:
         else:
             path = str(self._folder) + "/." * _failed_starts[self._folder]
             self._client = chromadb.PersistentClient(path, settings=settings)
-        names = [collection.name for collection in self._client.list_collections()]
-        if self._name in names:
-            collection = self._client.get_collection(self._name, embedding_function=None)
+        for found in self._client.list_collections():
+            key = self._key(found.name)
+            if key is None:
+                continue
+            collection = self._client.get_collection(found.name, embedding_function=None)
             if collection.metadata == self._identity:
-                self._collection = collection
-                return False
-            self._client.delete_collection(self._name)
-        self._collection = self._client.create_collection(
-            self._name, metadata=self._identity, configuration={"hnsw": HNSW}, embedding_function=None
-        )
+                self._collections[key] = collection
+            else:
+                self._client.delete_collection(found.name)
+        if self._collections:
+            return False
+        self._make(SHARED)
         return True
 
-    def upsert(self, ids: Sequence[str], scopes: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
-        """Write vectors (``[n, D]`` float32) under their ids and scopes."""
+    def _key(self, name: str) -> int | None:
+        if name == self._prefix:
+            return SHARED
+        prefix, _, key = name.rpartition("-")
+        return int(key) if prefix == self._prefix and key.isdecimal() else None
+
+    def _make(self, key: int) -> Any:
+        name = self._prefix if key == SHARED else f"{self._prefix}-{key}"
+        self._collections[key] = self._client.create_collection(
+            name, metadata=self._identity, configuration={"hnsw": HNSW}, embedding_function=None
+        )
+        return self._collections[key]
+
+    @property
+    def keys(self) -> list[int]:
+        """The collections there are."""
+        return sorted(self._collections)
+
+    def upsert(
+        self, key: int, ids: Sequence[str], scopes: Sequence[str], vectors: npt.NDArray[np.float32]
+    ) -> None:
+        """Write vectors (``[n, D]`` float32) under their ids and scopes into a collection, made if need be."""
         with _reporting("index vectors"):
+            collection = self._collections.get(key) or self._make(key)
             for part in self._parts(len(ids)):
-                self._collection.upsert(
+                collection.upsert(
                     ids=list(ids[part]),
                     embeddings=vectors[part],
-                    metadatas=[{"scope": scope} for scope in scopes[part]],
+                    # In a collection of one scope a filter would find nothing else.
+                    metadatas=[{"scope": scope} for scope in scopes[part]] if key == SHARED else None,
                 )
         self._scrub()
 
-    def agrees(self, ids: Sequence[str], vectors: npt.NDArray[np.float32]) -> list[bool | None]:
+    def agrees(self, key: int, ids: Sequence[str], vectors: npt.NDArray[np.float32]) -> list[bool | None]:
         """For each id, whether the index holds this vector (``[n, D]``, of unit length); None where it has lost it.
 
         Chroma's own count does not tell: a row can be in its tables and not in its graph, and then it is never found.
         """
         found: dict[str, npt.NDArray[np.float32]] = {}
         for part in self._parts(len(ids)):
-            self._read_vectors(list(ids[part]), found)
+            self._read_vectors(key, list(ids[part]), found)
         return [
             None if id_ not in found else bool(np.allclose(found[id_], vector, atol=1e-4))
             for id_, vector in zip(ids, vectors, strict=True)
         ]
 
-    def _read_vectors(self, ids: list[str], found: dict[str, npt.NDArray[np.float32]]) -> None:
-        if not ids:
+    def _read_vectors(self, key: int, ids: list[str], found: dict[str, npt.NDArray[np.float32]]) -> None:
+        if not ids or key not in self._collections:
             return
         try:
             with _reporting("read vectors"):
-                page = self._collection.get(ids=ids, include=["embeddings"])
+                page = self._collections[key].get(ids=ids, include=["embeddings"])
             found.update(zip(page["ids"], page["embeddings"], strict=True))
         except StoreError:
             # One row that the graph has lost fails the whole page: halve until it is alone.
             if len(ids) > 1:
-                self._read_vectors(ids[: len(ids) // 2], found)
-                self._read_vectors(ids[len(ids) // 2 :], found)
+                self._read_vectors(key, ids[: len(ids) // 2], found)
+                self._read_vectors(key, ids[len(ids) // 2 :], found)
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Take ids out; one that is not there is passed over."""
+    def delete(self, key: int, ids: Sequence[str]) -> None:
+        """Take ids out of a collection; one that is not there is passed over."""
+        if key not in self._collections:
+            return
         with _reporting("delete vectors"):
             for part in self._parts(len(ids)):
-                self._collection.delete(ids=list(ids[part]))
+                self._collections[key].delete(ids=list(ids[part]))
 
-    def query(self, scope: str, vector: npt.NDArray[np.float32], n: int) -> list[str]:
-        """The ids of about the n nearest vectors (``[D]``) of one scope."""
-        if not scope:
+    def drop(self, key: int) -> None:
+        """Remove the collection of a scope that is no more."""
+        collection = self._collections.pop(key, None)
+        if collection is not None:
+            with _reporting("delete a collection"):
+                self._client.delete_collection(collection.name)
+
+    def query(self, key: int, vector: npt.NDArray[np.float32], n: int) -> list[str]:
+        """The ids of about the n nearest vectors (``[D]``) of one scope, by its key."""
+        if key == SHARED:
             raise InvalidArgument("a query of the index needs a scope")
+        collection = self._collections.get(key)
+        if collection is None:
+            return []
         with _reporting("search"):
-            found = self._collection.query(
-                query_embeddings=vector[np.newaxis],
-                n_results=n,
-                where={"scope": scope},
-                include=["distances"],
-            )
+            found = collection.query(query_embeddings=vector[np.newaxis], n_results=n, include=["distances"])
             return list(found["ids"][0])
 
     def count(self) -> int:
         """How many vectors there are."""
         with _reporting("count"):
-            return int(self._collection.count())
+            return sum(int(collection.count()) for collection in self._collections.values())
 
-    def ids(self) -> set[str]:
-        """The ids of all vectors."""
+    def ids(self, key: int) -> set[str]:
+        """The ids of all vectors of a collection."""
         found: set[str] = set()
+        collection = self._collections.get(key)
+        if collection is None:
+            return found
         with _reporting("list ids"):
-            while page := self._collection.get(include=[], limit=PAGE, offset=len(found))["ids"]:
+            while page := collection.get(include=[], limit=PAGE, offset=len(found))["ids"]:
                 found.update(page)
         return found
 
@@ -181,13 +221,14 @@ class ChromaIndex:
 
     def close(self) -> None:
         """Let go of Chroma; an index in memory is gone with it."""
-        client, self._client, self._collection = self._client, None, None
+        client, self._client = self._client, None
+        collections, self._collections = self._collections, {}
         if client is None:
             return
         with _reporting("close its index"):
             try:
-                if self._folder is None:
-                    client.delete_collection(self._name)
+                for collection in collections.values() if self._folder is None else ():
+                    client.delete_collection(collection.name)
             finally:
                 client.close()
         self._scrub()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from types import TracebackType
 
@@ -29,6 +29,7 @@ from nextmem_agents.store.clock import moment, utc_now
 from nextmem_agents.store.exact import unit
 from nextmem_agents.store.filters import check_where
 from nextmem_agents.store.folder import Codec, Folder
+from nextmem_agents.store.outline import Outline
 from nextmem_agents.store.records import (
     Access,
     Check,
@@ -51,9 +52,10 @@ class EmbeddedStore:
     Thread-safe. Within a process, opening the same folder again gives another handle on the same store; each
     handle is closed for itself. It must not be carried over a fork: the child's calls raise ``StoreError``.
 
-    Scopes of up to ``exact_limit`` vectors are searched exactly. In larger ones Chroma proposes and the
-    proposals are scored exactly; filters that leave at most ``exact_limit`` memories are searched exactly
-    there too.
+    Scopes of up to ``exact_limit`` vectors are searched exactly. Larger ones have a Chroma collection each, which
+    proposes, and the proposals are scored exactly; filters that leave at most ``exact_limit`` memories are searched
+    exactly there too. A thread brings the index up to date behind the writes; what it has yet to take is looked at
+    one by one, so that a memory is found as soon as it was written.
     """
 
     def __init__(self, folder: Folder, read_only: bool, exact_limit: int) -> None:
@@ -81,7 +83,8 @@ class EmbeddedStore:
             fingerprint: of the codec (and index vector) whose bytes the store holds.
             codec_name: the codec's name, for messages.
             read_only: read beside a writing process; takes no lock, uses no index, and cannot write.
-            exact_limit: how many vectors of a scope are searched exactly.
+            exact_limit: how many vectors of a scope are searched exactly; the first opening of a folder in a process
+                decides which scopes the index serves.
 
         Raises:
             StoreLocked: another process writes to this folder.
@@ -94,7 +97,7 @@ class EmbeddedStore:
                 raise InvalidArgument(f"{name} must be a non-empty string, not {value!r:.80}")
         codec = Codec(check_count("dim", dim), fingerprint, codec_name)
         limit = check_count("exact_limit", exact_limit)
-        return cls(folders.acquire(folder, codec, read_only), read_only, limit)
+        return cls(folders.acquire(folder, codec, read_only, limit), read_only, limit)
 
     def put(self, scope: str, records: Sequence[NewRecord]) -> builtins.list[str]:
         """Write all records in one transaction; see ``Store.put``."""
@@ -213,6 +216,13 @@ class EmbeddedStore:
             key = tables.scope_key(sql, name)
             return {} if key is None else tables.neighbours(sql, key, wanted, where, at)
 
+    def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
+        """Who said what when, in which session; see ``Store.outline``."""
+        name, at = check_scope(scope), moment(as_of)
+        check_where(where)
+        with self._use() as folder, folder.database.transaction() as sql:
+            return folder.outline(sql, name, where, at)
+
     def touch(self, scope: str, versions: Sequence[int]) -> None:
         """Note that these were recalled; see ``Store.touch``."""
         name, recalled = check_scope(scope), check_versions(versions)
@@ -277,7 +287,7 @@ class EmbeddedStore:
         same words, is not counted.
         """
         name = check_scope(scope)
-        with self._use(writing=True) as folder:
+        with self._use(writing=True, index=True) as folder:
             return maintenance.erase(folder, name)
 
     def purge(self) -> int:
@@ -322,7 +332,7 @@ class EmbeddedStore:
 
     def rebuild(self, progress: Progress | None = None) -> int:
         """Make the Chroma index anew from the records; see ``Store.rebuild``."""
-        with self._use(writing=True) as folder:
+        with self._use(writing=True, index=True) as folder:
             assert folder.index is not None  # noqa: S101 -- only a read-only folder has none
             return folder.index.rebuild(progress)
 
@@ -332,20 +342,21 @@ class EmbeddedStore:
         The index is compared vector by vector, so that rows which only its graph has lost are found, and mended.
         A read-only store has no index; its report says that the index was not repaired.
         """
-        with self._use() as folder:
+        with self._use(index=True) as folder:
             return maintenance.verify(folder, check, progress)
 
     def compact(self) -> None:
         """Write the database anew and let another process make the index; see ``Store.compact``."""
-        with self._use(writing=True) as folder:
+        with self._use(writing=True, index=True) as folder:
             folder.remove_bytes()
 
     def flush(self) -> None:
         """Bring the Chroma index up to date; a failure is logged, and tried again at the next flush."""
         with self._use() as folder:
-            if folder.index is not None:
-                folder.write_touches()
-                folder.index.flush()
+            if folder.index is None:
+                return
+            folder.write_touches()
+        folder.index.flush()
 
     def close(self) -> None:
         """Close this handle; the last one flushes the index and gives the folder free."""
@@ -362,7 +373,8 @@ class EmbeddedStore:
         self.close()
 
     @contextmanager
-    def _use(self, writing: bool = False) -> Iterator[Folder]:
+    def _use(self, writing: bool = False, index: bool = False) -> Iterator[Folder]:
+        """The folder, for this thread alone; with ``index``, while nothing is written to the index either."""
         folder = self._folder
         # Before the lock, which another thread may have held at the moment of the fork.
         if folder.pid != os.getpid():
@@ -370,7 +382,7 @@ class EmbeddedStore:
                 f"this store was opened in process {folder.pid} and cannot be used after a fork; start "
                 "workers with multiprocessing's 'spawn', or open the folder in the child with read_only=True"
             )
-        with folder.mutex:
+        with folder.index.work if index and folder.index else nullcontext(), folder.mutex:
             if self._closed:
                 raise StoreClosed("the store was closed; open it again")
             if writing and self._read_only:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from nextmem_agents.store.outline import Outlines
+
 Vectors = npt.NDArray[np.float32]
 Versions = npt.NDArray[np.int64]
 Block = tuple[Versions, Vectors]
@@ -55,7 +57,7 @@ def _best_chunks(versions: Versions, scores: Vectors) -> tuple[Versions, Vectors
     """Of ascending versions, each one once with its highest score."""
     if not len(versions):
         return versions, scores
-    starts = np.flatnonzero(np.diff(versions, prepend=versions[0] - 1))
+    starts = np.flatnonzero(np.concatenate([[True], versions[1:] != versions[:-1]]))
     return versions[starts], np.maximum.reduceat(scores, starts)
 
 
@@ -69,9 +71,10 @@ def _top(versions: Versions, scores: Vectors, k: int) -> tuple[Versions, Vectors
 
 
 class Matrices:
-    """The unit vectors of the scopes read last, by scope key, within a budget of bytes."""
+    """The unit vectors of the scopes read last, by scope key, within a budget of bytes; and their outlines."""
 
     def __init__(self, budget: int = CACHE_BYTES) -> None:
+        self.outlines = Outlines()
         self._budget = budget
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
@@ -84,10 +87,16 @@ class Matrices:
         self._blocks.move_to_end(scope)
         return self._blocks[scope]
 
+    def holds(self, scope: int) -> bool:
+        """Whether the scope's block is at hand."""
+        return scope in self._blocks
+
     def drop(self, scope: int) -> None:
         """Forget a scope's block, because the scope was written to."""
         self._blocks.pop(scope, None)
+        self.outlines.drop(scope)
 
     def clear(self) -> None:
         """Forget all blocks."""
         self._blocks.clear()
+        self.outlines.clear()

@@ -21,6 +21,7 @@ from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.exact import Block, Matrices, Vectors, Versions, rank, unit
 from nextmem_agents.store.indexing import Indexer
 from nextmem_agents.store.lock import WriterLock
+from nextmem_agents.store.outline import Outline
 from nextmem_agents.store.records import Where
 from nextmem_agents.store.sqlite import Database, inspect
 
@@ -43,7 +44,7 @@ class Codec:
 class Folder:
     """An open store; every use holds ``mutex``, since one connection serves all threads."""
 
-    def __init__(self, path: Path | None, codec: Codec, read_only: bool) -> None:
+    def __init__(self, path: Path | None, codec: Codec, read_only: bool, exact_limit: int) -> None:
         self.path = path
         self.codec = codec
         self.pid = os.getpid()
@@ -67,10 +68,10 @@ class Folder:
                 self._settle_codec(read_only)
                 if not read_only:
                     chroma = ChromaIndex(path / "chroma" if path else None, codec.dim, codec.fingerprint)
-                    self.index = Indexer(self.database, chroma, codec.dim)
+                    self.index = Indexer(self.database, self.mutex, chroma, codec.dim, exact_limit)
                     if path is not None:
-                        self.index.recover()
                         self._finish()
+                        self.index.recover()
             except BaseException:
                 self.database.close()
                 raise
@@ -81,13 +82,16 @@ class Folder:
 
     def close(self) -> None:
         """Flush the index and let go of everything."""
-        with self.mutex:
-            try:
-                if self.index is not None:
-                    self.write_touches()
-                    self.index.close()
-            finally:
-                self.database.close()
+        try:
+            if self.index is not None:
+                self.index.close()
+        finally:
+            with self.mutex:
+                try:
+                    if self.index is not None:
+                        self.write_touches()
+                finally:
+                    self.database.close()
                 if self._lock is not None:
                     self._lock.release()
 
@@ -96,7 +100,7 @@ class Folder:
         _compare(self.path, self.codec, codec)
 
     def wrote(self, scope: int | None) -> None:
-        """After a write to a scope, or to all: let go of what was cached, and flush the index when it is time."""
+        """After a write to a scope, or to all: let go of what was cached, and let the index follow."""
         if scope is None:
             self._matrices.clear()
         else:
@@ -169,17 +173,15 @@ class Folder:
                 past = tables.archived_vectors(sql, scope, self.codec.dim, allowed)
                 present = tables.vectors(sql, scope, self.codec.dim, allowed)
                 return rank(_units(chain(past, present)), query, k)
-            small = not tables.exceeds(sql, scope, exact_limit)
-            if small:
+            # Counting a large scope's vectors would take longer than its search.
+            large = tables.has_own_collection(sql, scope) and self.index is not None and self.index.ready
+            if self._matrices.holds(scope) or not (large or tables.exceeds(sql, scope, exact_limit)):
                 return rank([self._matrix(sql, scope)], query, k, allowed)
-            total, _ = tables.lengths(sql, scope, at)
-        available = total if allowed is None else len(allowed)
-        # A filter that leaves few is answered sooner and exactly by looking at just those.
-        if available > exact_limit or (allowed is None and available > k):
-            found = self._indexed(name, scope, query, k, allowed, total)
-            if len(found) == min(k, available):
-                return found
-        with self.database.transaction() as sql:
+            # A filter that leaves few is answered sooner and exactly by looking at just those.
+            if self.index is not None and (allowed is None or len(allowed) > exact_limit):
+                found = self._indexed(sql, scope, query, k, allowed)
+                if len(found) == k:
+                    return found
             return rank(_units(tables.vectors(sql, scope, self.codec.dim, allowed)), query, k)
 
     def sizes(self) -> dict[str, int]:
@@ -192,24 +194,31 @@ class Folder:
         }
 
     def _indexed(
-        self, name: str, scope: int, query: Vectors, k: int, allowed: Versions | None, total: int
+        self, sql: sqlite3.Connection, scope: int, query: Vectors, k: int, allowed: Versions | None
     ) -> list[tuple[int, float]]:
-        """What Chroma proposes, scored anew over all chunks of each memory."""
-        if self.index is None:
+        """What Chroma proposes, and what waits to be indexed, scored anew over all chunks of each memory."""
+        if self.index is None or not tables.has_own_collection(sql, scope):
             return []
-        share = 1.0 if allowed is None else len(allowed) / total
-        proposed = self.index.candidates(name, query, int(max(64, 4 * k) / share))
+        share = 1.0 if allowed is None else len(allowed) / tables.count_current(sql, scope)
+        proposed = self.index.candidates(scope, query, int(max(64, 4 * k) / share))
         if not proposed:
             return []
-        versions = np.array(proposed, dtype=np.int64)
-        with self.database.transaction() as sql:
-            return rank(_units(tables.vectors(sql, scope, self.codec.dim, versions)), query, k, allowed)
+        versions = np.union1d(np.array(proposed, dtype=np.int64), tables.pending_versions(sql, scope))
+        return rank(_units(tables.vectors(sql, scope, self.codec.dim, versions)), query, k, allowed)
 
-    def _matrix(self, sql: sqlite3.Connection, scope: int) -> Block:
+    def outline(self, sql: sqlite3.Connection, name: str, where: Where | None, at: Moment) -> Outline:
+        """Who said what when in a scope; see ``Store.outline``."""
+        self._notice_changes()
+        return tables.outline(sql, tables.scope_key(sql, name), where, at, self._matrices.outlines)
+
+    def _notice_changes(self) -> None:
         changes = self.database.foreign_changes()
         if changes != self._seen_changes:  # another process wrote; only a reader sees that
             self._matrices.clear()
             self._seen_changes = changes
+
+    def _matrix(self, sql: sqlite3.Connection, scope: int) -> Block:
+        self._notice_changes()
 
         def load() -> Block:
             blocks = list(_units(tables.vectors(sql, scope, self.codec.dim)))
@@ -291,12 +300,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_guard)
 
 
-def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool) -> Folder:
+def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool, exact_limit: int) -> Folder:
     """The open store of a folder, shared by all who have it open in this process; ``:memory:`` never is."""
     if os.fspath(folder) == MEMORY:
         if read_only:
             raise InvalidArgument("':memory:' has nothing to read yet; read_only=True needs a folder")
-        opened = Folder(None, codec, read_only)
+        opened = Folder(None, codec, read_only, exact_limit)
         opened.users = 1
         return opened
     path = Path(os.path.realpath(folder))
@@ -304,7 +313,7 @@ def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool) -> Fo
     with _guard:
         shared = _open.get(key)
         if shared is None:
-            shared = _open[key] = Folder(path, codec, read_only)
+            shared = _open[key] = Folder(path, codec, read_only, exact_limit)
         shared.check_codec(codec)
         shared.users += 1
         return shared

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from nextmem_agents.errors import NextMemError
 from nextmem_agents.store.chroma import ChromaIndex
-from nextmem_agents.store.exact import unit
-from nextmem_agents.store.indexing import unpack
+from nextmem_agents.store.ledger import SELECT, by_collection, unpack
 from nextmem_agents.store.sqlite import Database
 
 BATCH = 1_000
@@ -21,13 +20,11 @@ def make(database: Path, folder: Path, dim: int, fingerprint: str) -> int:
     try:
         chroma.connect()
         with records.transaction() as sql:
-            rows = sql.execute(
-                "SELECT v.scope, v.version, v.chunk, s.name, v.vector FROM vectors AS v JOIN scopes AS s"
-                " ON s.scope = v.scope ORDER BY v.version, v.chunk"
-            )
+            rows = sql.execute(f"{SELECT} ORDER BY v.scope, v.version, v.chunk")
             while batch := rows.fetchmany(BATCH):
-                ids, scopes, values = unpack(batch, dim)
-                chroma.upsert(ids, scopes, unit(values))
+                for collection, part in by_collection(batch):
+                    ids, scopes, values = unpack(part, dim)
+                    chroma.upsert(collection, ids, scopes, values)
         return chroma.count()
     finally:
         records.close()

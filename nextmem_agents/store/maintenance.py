@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nextmem_agents.errors import StoreError
+from nextmem_agents.errors import DamagedRecord, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.clock import moment, utc_now
 from nextmem_agents.store.exact import unit
 from nextmem_agents.store.folder import Folder
-from nextmem_agents.store.records import Check, Damage, Progress, Receipt, Report
+from nextmem_agents.store.halves import BYTES, from_halves
+from nextmem_agents.store.records import Check, Damage, Progress, Receipt, Record, Report
 from nextmem_agents.store.scanning import find_bytes
 
 PAGE = 200
@@ -79,11 +80,15 @@ def _bytes_of(sql: sqlite3.Connection, key: int, dim: int) -> set[bytes]:
     stored = [v for (v,) in sql.execute("SELECT vector FROM vectors WHERE scope = ?", (key,))]
     stored += [v for (v,) in sql.execute("SELECT vectors FROM archive WHERE scope = ?", (key,))]
     for vectors in stored:
-        values = np.frombuffer(vectors, dtype="<f4").reshape(-1, dim)
-        for form in (values, unit(values)):
-            for row in form.astype("<f4"):
-                needles.update(_pieces(row.tobytes()))
+        for row in np.frombuffer(vectors, dtype="<f2").reshape(-1, dim):
+            needles.update(_pieces(row.tobytes()))
+            needles.update(_pieces(_in_chroma(row.tobytes())))
     return needles
+
+
+def _in_chroma(stored: bytes) -> bytes:
+    """A vector's bytes as the index keeps them."""
+    return unit(from_halves(stored, len(stored) // BYTES)).astype("<f4").tobytes()
 
 
 PIECE = 24
@@ -111,10 +116,7 @@ def _is_elsewhere(sql: sqlite3.Connection, needle: bytes) -> bool:
 
 def _is_unit_of_another(sql: sqlite3.Connection, needle: bytes) -> bool:
     """Whether a vector of another scope has the needle when it is scaled to length 1, as Chroma keeps it."""
-    for (vector,) in sql.execute("SELECT vector FROM vectors"):
-        if needle in unit(np.frombuffer(vector, dtype="<f4")).astype("<f4").tobytes():
-            return True
-    return False
+    return any(needle in _in_chroma(vector) for (vector,) in sql.execute("SELECT vector FROM vectors"))
 
 
 def verify(folder: Folder, check: Check, progress: Progress | None) -> Report:
@@ -145,7 +147,12 @@ def _verify_page(
     n_chunks = 0
     at = moment()
     with folder.database.transaction() as sql:
-        records = tables.records(sql, key, versions, at)
+        records: dict[int, Record] = {}
+        for version in versions:
+            try:
+                records |= tables.records(sql, key, [version], at)
+            except DamagedRecord as error:
+                damaged.append(Damage(name, f"version {version}", version, str(error)))
         payloads = tables.payloads(sql, key, versions, at)
         for version, record in records.items():
             stored = payloads.get(version, [])
@@ -153,9 +160,8 @@ def _verify_page(
             if len(stored) != record.n_chunks:
                 reason: str | None = f"{len(stored)} of its {record.n_chunks} chunks are there"
             else:
-                reason = check(name, record, stored) or _vectors_fault(
-                    sql, key, version, record.n_chunks, folder
-                )
+                reason = check(name, record, stored)
+                reason = reason or _vectors_fault(sql, key, version, record.n_chunks, folder)
             if reason:
                 damaged.append(Damage(name, record.id, version, reason))
     return n_chunks, damaged
@@ -166,15 +172,15 @@ def _vectors_fault(
 ) -> str | None:
     """What is wrong with the vectors of a version, of which a current and a former one keep them elsewhere."""
     data = b"".join(
-        stored
+        stored if isinstance(stored, bytes) else b""
         for (stored,) in sql.execute(
             "SELECT vector FROM vectors WHERE scope = ? AND version = ? UNION ALL"
             " SELECT vectors FROM archive WHERE scope = ? AND version = ?",
             (key, version, key, version),
         )
     )
-    if len(data) != 4 * n_chunks * folder.codec.dim:
-        return f"its vectors have {len(data)} bytes, not {4 * n_chunks * folder.codec.dim}"
-    if not np.isfinite(np.frombuffer(data, dtype="<f4")).all():
+    if len(data) != BYTES * n_chunks * folder.codec.dim:
+        return f"its vectors have {len(data)} bytes, not {BYTES * n_chunks * folder.codec.dim}"
+    if not np.isfinite(np.frombuffer(data, dtype="<f2")).all():
         return "a vector of it is not finite"
     return None

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nextmem_agents.store.outline import Outline
+
 Scalar: TypeAlias = str | int | float | bool
 Where: TypeAlias = Mapping[str, Any]
 """A filter: ``{"role": "user", "year": {"$gte": 2020}}``; see :mod:`nextmem_agents.store.filters`."""
@@ -298,6 +300,9 @@ class Store(Protocol):
 
         A memory without a session, or a version that is not to be seen in this scope, has none and is left out.
         """
+
+    def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
+        """Who said what when, in which session, of all memories; which of them match ``where`` is marked."""
 
     def touch(self, scope: str, versions: Sequence[int]) -> None:
         """Note that these were recalled; kept with the next write, and nothing on a read-only store."""

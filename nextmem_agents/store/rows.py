@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nextmem_agents.errors import MemoryNotFound
+from nextmem_agents.errors import DamagedRecord, MemoryNotFound, NextMemError
 from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.filters import select_current, select_kept, unexpired
 from nextmem_agents.store.records import Record, Where
@@ -191,28 +192,60 @@ def _record(row: tuple[Any, ...]) -> Record:
         begins,
         ends,
         expires,
-        *rest,
-    ) = row
-    return Record(
-        version,
-        id_,
-        session,
-        agent,
-        role,
-        _datetime(occurred),
-        datetime.fromisoformat(created),
-        datetime.fromisoformat(updated),
-        json.loads(metadata),
-        n_chunks,
-        datetime.fromisoformat(begins),
-        _datetime(ends),
-        _datetime(expires),
-        *rest,
-    )
+    ) = row[:13]
+    importance, *words = row[13:]
+    with undamaged(f"memory {id_!r:.80}, version {version},"):
+        known = json.loads(metadata)
+        for value, kind in ((id_, str), (n_chunks, int), (known, dict)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+        for word in (session, agent, role, *words):
+            if not isinstance(word, str | None):
+                raise TypeError(f"{word!r:.80} is no text")
+        if not isinstance(importance, float | None):
+            raise TypeError(f"{importance!r:.80} is no importance")
+        return Record(
+            version,
+            id_,
+            session,
+            agent,
+            role,
+            _datetime(occurred),
+            _time(created),
+            _time(updated),
+            known,
+            n_chunks,
+            _time(begins),
+            _datetime(ends),
+            _datetime(expires),
+            importance,
+            *words,
+        )
 
 
 def _datetime(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    return None if text is None else _time(text)
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{text!r:.80} has no time zone")
+    return time
+
+
+@contextmanager
+def undamaged(what: str) -> Iterator[None]:
+    """Turn what the reading of stored values raises into ``DamagedRecord``: SQLite lets any value stand anywhere."""
+    try:
+        yield
+    except NextMemError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise DamagedRecord(
+            f"{what} is damaged in records.sqlite3: {error}. verify() lists what is; restore the folder from a copy, "
+            "or give the memory up with forget()"
+        ) from error
 
 
 def payloads(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,19 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from nextmem_agents.errors import CodecMismatch, InvalidArgument, NewerFormat, StoreError
+from nextmem_agents.errors import CodecMismatch, NewerFormat, StoreError
 from nextmem_agents.store.chroma import HNSW
 from nextmem_agents.store.folder import Codec
+from nextmem_agents.store.server_address import parse_address, probe
 
 FORMAT = 1
-TIMEOUT = 30.0
-"""Seconds a request may take before it fails."""
-
 PAUSES = (0.1, 0.5, 1.5, 3.0)
 """Seconds waited before each further attempt at a request that got no answer."""
 
@@ -33,6 +31,8 @@ REQUEST_ROWS = 2_000
 PAYLOAD_PREFIX = "data:application/octet-stream;base64,"
 
 Vectors = npt.NDArray[np.float32]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,10 @@ class Row:
         text = sum(len(str(value)) for value in self.metadata.values())
         vector = 0 if self.vector is None else 4 * len(self.vector)
         return 200 + text + 3 * vector + 4 * len(self.payload or b"") // 3
+
+
+class Unanswered(StoreError):
+    """The server does not answer: asking for less will not help."""
 
 
 class Medium:
@@ -96,8 +100,8 @@ class Medium:
             InvalidArgument: the address is malformed.
             StoreError: nobody answers there, or something else than Chroma 1.0 or later, or it wants credentials.
         """
-        host, port, secure = _address(url)
-        _probe(url, host, port, secure, headers, timeout)
+        host, port, secure = parse_address(url)
+        probe(url, host, port, secure, headers, timeout)
         import chromadb
         import httpx
         from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
@@ -218,7 +222,7 @@ class Medium:
             except (httpx.TransportError, ConnectionError) as error:
                 pause = None if isinstance(error, httpx.TimeoutException) else next(pauses, None)
                 if pause is None:
-                    raise StoreError(
+                    raise Unanswered(
                         f"the Chroma server at {self.name} does not answer ({type(error).__name__}: {error}), "
                         f"so that nextmem could not {action}; see that it runs (chroma run --path DIR --port "
                         "PORT), and try again"
@@ -277,9 +281,26 @@ class Collection:
         include = ["metadatas", *(["embeddings"] if vectors else []), *(["uris"] if payloads else [])]
         rows: dict[str, Row] = {}
         for part in _parts(ids, 500 if payloads else 1_000):
-            found = self._call("read", self._collection.get, ids=list(part), include=include)
-            rows.update((row.id, row) for row in self._rows(found))
+            self._get(list(part), include, rows)
         return rows
+
+    def _get(self, ids: list[str], include: list[str], rows: dict[str, Row]) -> None:
+        """Read rows; of one whose vector is lost with Chroma's graph all else, so that its text is not lost with it."""
+        try:
+            found = self._call("read", self._collection.get, ids=ids, include=include)
+        except Unanswered:
+            raise
+        except StoreError as error:
+            if "embeddings" not in include:
+                raise
+            if len(ids) > 1:  # one lost vector fails them all: halve until it is alone
+                self._get(ids[: len(ids) // 2], include, rows)
+                self._get(ids[len(ids) // 2 :], include, rows)
+                return
+            logger.warning("%s; the row %r is read without its vector", error, ids[0])
+            rest = [each for each in include if each != "embeddings"]
+            found = self._call("read", self._collection.get, ids=ids, include=rest)
+        rows.update((row.id, row) for row in self._rows(found))
 
     def nearest(self, vector: Vectors, n: int, where: Mapping[str, Any]) -> list[str]:
         """The ids of about the n rows nearest to a unit vector ``[D]``, best first."""
@@ -329,59 +350,6 @@ class Collection:
                 None if vector is None else np.asarray(vector, dtype=np.float32),
                 _from_uri(uri) if uri else None,
             )
-
-
-def check_timeout(timeout: object) -> float:
-    """Return a number of seconds above 0, or raise ``InvalidArgument``."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-        raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r:.80}")
-    return float(timeout)
-
-
-def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether it is https; ``HttpClient`` keeps a path in the host."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidArgument(f"{url!r} is no address of a server: {error}") from error
-    if parts.scheme not in {"http", "https"} or not host:
-        raise InvalidArgument(f"{url!r} is no address of a server; write http://host:port")
-    if parts.username or parts.query or parts.fragment:
-        raise InvalidArgument(
-            f"the address {host!r} must have no user, query or fragment; credentials go into headers="
-        )
-    secure = parts.scheme == "https"
-    if parts.path.strip("/"):
-        raise InvalidArgument(f"the address of a Chroma server has no path, this one {parts.path!r}")
-    return host, port or (443 if secure else 8000), secure
-
-
-def _probe(
-    url: str, host: str, port: int, secure: bool, headers: Mapping[str, str] | None, timeout: float
-) -> None:
-    """Ask for the version first: Chroma's client waits for ever for a server that does not answer."""
-    import httpx
-
-    shown = f"[{host}]" if ":" in host else host
-    address = f"{'https' if secure else 'http'}://{shown}:{port}/api/v2/version"
-    try:
-        answer = httpx.get(address, headers=dict(headers or {}), timeout=timeout)
-    except httpx.HTTPError as error:
-        raise StoreError(
-            f"no Chroma server answers at {url} ({type(error).__name__}: {error}); start one with "
-            f"`chroma run --path DIR --port {port}`, or correct the address"
-        ) from error
-    if answer.status_code in {401, 403}:
-        raise StoreError(
-            f"the server at {url} wants credentials ({answer.status_code}); pass them with "
-            "headers={'Authorization': 'Bearer …'}"
-        )
-    if answer.status_code != 200 or not answer.text.strip().strip('"')[:1].isdigit():
-        raise StoreError(
-            f"the server at {url} is no Chroma server of version 1.0 or later: it answers {answer.status_code} "
-            "to /api/v2/version"
-        )
 
 
 def _panicked(error: BaseException) -> bool:

@@ -78,6 +78,7 @@ class Replica:
                 "CREATE INDEX memories_superseding ON memories (scope, supersedes) WHERE supersedes IS NOT NULL"
             )
         self._matrices = Matrices()
+        self.outlines = self._matrices.outlines
         self._scopes: OrderedDict[str, Seen] = OrderedDict()
 
     @contextmanager

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
@@ -31,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 
 from nextmem_agents.errors import NewerFormat, StoreError
-from nextmem_agents.store.checks import time_to_text
+from nextmem_agents.store.checks import check_record, check_time, check_versions, time_to_text
 from nextmem_agents.store.records import NewRecord
 from nextmem_agents.store.server_connection import Row, Vectors
 
@@ -41,6 +41,8 @@ CLOCK: Final = "clock"
 WRITER: Final = "writer"
 
 VERSIONS_A_ROW: Final = 1_000
+MISSING: Final = 16
+"""So many chunks of a memory, and as many as are there, may be missing before its number of them is not believed."""
 
 _APART = frozenset({"payloads", "vectors", "fold"})
 _TIMES = frozenset({"occurred_at", "created_at", "updated_at", "valid_from", "valid_to", "expires_at"})
@@ -209,7 +211,7 @@ def read_forgotten(row: Row) -> list[tuple[int, int]]:
     try:
         pairs = [pair.partition(".") for pair in str(row.metadata["versions"]).split()]
         return [(int(version), int(n)) for version, _, n in pairs]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise StoreError(
             f"the row {row.id!r} is damaged ({error!r}); restore the collection from a copy"
         ) from error
@@ -236,9 +238,15 @@ def read_written(head: Row, vectors: Vectors) -> Written:
             raise KeyError("slot")
         for name in values.keys() & _TIMES:
             values[name] = datetime.fromisoformat(values[name])
-        record = NewRecord(payloads=[b""] * len(vectors), vectors=vectors, **values)
-        return Written(int(head.metadata["version"]), record, at, stamp)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # The metadata is anyone's who can write to the server: what is no record must not get further than here.
+        # A memory may have ended before it began to hold, where another took its place.
+        end = values.pop("valid_to", None)
+        record = check_record(
+            NewRecord(payloads=[b""] * len(vectors), vectors=vectors, **values), vectors.shape[1]
+        )
+        record = replace(record, valid_to=None if end is None else check_time("valid_to", end))
+        return Written(check_versions([head.metadata["version"]])[0], record, check_time("at", at), stamp)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise StoreError(f"the row {head.id!r} is damaged: {error!r}") from error
 
 
@@ -255,7 +263,13 @@ def n_chunks_of(head: Row) -> int:
 
 
 def vectors_of(chunks: Mapping[int, Row], n: int, dim: int) -> Vectors:
-    """The vectors ``[n, dim]`` of a memory's chunks; one that is missing is zero."""
+    """The vectors ``[n, dim]`` of a memory's chunks; one that is missing is zero.
+
+    Raises:
+        StoreError: most are missing: the number is wrong, and may be so large that room for it must not be made.
+    """
+    if n > 2 * len(chunks) + MISSING:
+        raise StoreError(f"the memory is damaged: it is said to have {n} chunks, and {len(chunks)} are there")
     nothing = np.zeros(dim, dtype=np.float32)
     found = [chunks[chunk].vector if chunk in chunks else None for chunk in range(n)]
     return np.stack([nothing if vector is None else vector for vector in found])

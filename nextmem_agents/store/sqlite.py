@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from nextmem_agents.errors import NewerFormat, StoreError
+from nextmem_agents.store.halves import to_halves
 
 APPLICATION_ID = 0x4E784D31  # "NxM1"
-FORMAT = 2
+FORMAT = 3
 
 # For ~1 KB payloads and 256-d vectors, bytes on disk over bytes of content: 1.20 at SQLite's usual 4 KB
 # pages, 1.10 at 8 KB, 1.07 at 16 KB; 32 KB gains nothing more and doubles the time of a single write. 34 KB
@@ -23,6 +26,7 @@ WAL_PAGES = 256  # 4 MB, what SQLite's default of 1,000 pages means at 4 KB
 # keys make sure that a chunk is of its memory's scope. `current` versions alone have vectors and postings: those
 # of an old one lie together in `archive`, where only a question about the past looks. AUTOINCREMENT: a version,
 # which is also the id in Chroma, never comes back. `erasures` lists the scopes whose bytes are still to be removed.
+# A scope that has a collection of its own in the index says so by `own`.
 _LIFE = """
 CREATE INDEX memories_lengths ON memories (scope, version, length, valid_to, expires_at) WHERE current = 1;
 CREATE INDEX memories_ending ON memories (scope, version) WHERE valid_to IS NOT NULL OR expires_at IS NOT NULL;
@@ -43,10 +47,19 @@ CREATE TABLE accesses (
 CREATE TABLE erasures (scope INTEGER PRIMARY KEY);
 """
 
+_INDEXING = """
+CREATE INDEX vectors_pending ON vectors (scope, version, chunk) WHERE indexed = 0;
+CREATE TABLE removals (
+    collection INTEGER NOT NULL, version INTEGER NOT NULL, n_chunks INTEGER NOT NULL,
+    PRIMARY KEY (collection, version)
+) WITHOUT ROWID;
+"""
+
 SCHEMA = (
     """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE scopes (scope INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+CREATE TABLE scopes (scope INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    own INTEGER NOT NULL DEFAULT 0 CHECK (own IN (0, 1)));
 CREATE TABLE memories (
     version INTEGER PRIMARY KEY AUTOINCREMENT,
     scope INTEGER NOT NULL REFERENCES scopes (scope),
@@ -87,8 +100,6 @@ CREATE TABLE vectors (
     PRIMARY KEY (scope, version, chunk),
     FOREIGN KEY (scope, version) REFERENCES memories (scope, version) ON DELETE CASCADE
 );
-CREATE INDEX vectors_pending ON vectors (version, chunk) WHERE indexed = 0;
-CREATE TABLE removals (version INTEGER PRIMARY KEY, n_chunks INTEGER NOT NULL);
 CREATE TABLE attributes (
     scope INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, value NOT NULL, version INTEGER NOT NULL,
     PRIMARY KEY (scope, key, kind, value, version),
@@ -104,6 +115,7 @@ CREATE TABLE postings (
 CREATE INDEX postings_by_version ON postings (scope, version);
 """
     + _LIFE
+    + _INDEXING
 )
 
 # Format 1 had no end to a memory's validity but its replacement. Old versions had lost their vectors and terms: a
@@ -123,7 +135,19 @@ UPDATE memories SET valid_from = updated_at, valid_to = (
     WHERE n.scope = memories.scope AND n.id = memories.id AND n.version > memories.version
 );
 """
-_UPGRADE = _COLUMNS + _LIFE
+# Format 2 kept vectors in single precision and all of Chroma in one collection.
+_HALVES = "\n".join(
+    [
+        "ALTER TABLE scopes ADD COLUMN own INTEGER NOT NULL DEFAULT 0 CHECK (own IN (0, 1));",
+        "ALTER TABLE removals RENAME TO old_removals;",
+        "DROP INDEX vectors_pending;",
+        _INDEXING,
+        "INSERT INTO removals (collection, version, n_chunks) SELECT 0, version, n_chunks FROM old_removals;",
+        "DROP TABLE old_removals;",
+        "UPDATE vectors SET vector = halves(vector);",
+        "UPDATE archive SET vectors = halves(vectors);",
+    ]
+)
 
 
 class Database:
@@ -156,7 +180,7 @@ class Database:
                 if not exists:
                     _create(connection)
                 elif _format(connection) < FORMAT:
-                    _run(connection, _UPGRADE)
+                    _upgrade(connection)
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
@@ -313,6 +337,17 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 def _create(connection: sqlite3.Connection) -> None:
     _run(connection, f"{SCHEMA} PRAGMA application_id = {APPLICATION_ID};")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    row = connection.execute("SELECT value FROM settings WHERE key = 'dim'").fetchone()
+    dim = int(row[0]) if row else 1  # without it, nothing was written yet
+
+    def halves(stored: bytes) -> bytes:
+        return to_halves(np.frombuffer(stored, dtype="<f4").reshape(-1, dim)).tobytes()
+
+    connection.create_function("halves", 1, halves, deterministic=True)
+    _run(connection, (_COLUMNS + _LIFE if _format(connection) < 2 else "") + _HALVES)
 
 
 def _run(connection: sqlite3.Connection, statements: str) -> None:

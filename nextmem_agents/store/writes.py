@@ -7,13 +7,12 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-import numpy as np
-
 from nextmem_agents.store.checks import metadata_to_text, time_to_text
 from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.filters import kind_of, select_current
+from nextmem_agents.store.halves import from_halves, readable, to_halves
 from nextmem_agents.store.records import Access, NewRecord
-from nextmem_agents.store.rows import batches, current_versions, payloads, records
+from nextmem_agents.store.rows import batches, current_versions, payloads, records, undamaged
 
 
 def insert(
@@ -79,10 +78,7 @@ def insert(
     )
     sql.executemany(
         "INSERT INTO vectors (scope, version, chunk, indexed, vector) VALUES (?, ?, ?, 0, ?)",
-        [
-            (scope, version, chunk, vector.tobytes())
-            for chunk, vector in enumerate(record.vectors.astype("<f4"))
-        ],
+        [(scope, version, chunk, vector.tobytes()) for chunk, vector in enumerate(to_halves(record.vectors))],
     )
     sql.executemany(
         "INSERT INTO attributes (scope, version, key, kind, value) VALUES (?, ?, ?, ?, ?)",
@@ -104,14 +100,13 @@ def _retire(
 ) -> str | None:
     """Leave the current version to history and to questions about the past; returns when the memory was made."""
     row = sql.execute(
-        "SELECT version, n_chunks, created_at, expires_at FROM memories"
-        " WHERE scope = ? AND id = ? AND current = 1",
+        "SELECT version, created_at, expires_at FROM memories WHERE scope = ? AND id = ? AND current = 1",
         (scope, id_),
     ).fetchone()
     if row is None:
         return None
-    version, n_chunks, created, expired = row
-    sql.execute("INSERT INTO removals (version, n_chunks) VALUES (?, ?)", (version, n_chunks))
+    version, created, expired = row
+    _unlist(sql, "m.scope = ? AND m.version = ?", (scope, version))
     if expired is not None and expired <= now:
         sql.execute("DELETE FROM memories WHERE scope = ? AND id = ?", (scope, id_))
         return None
@@ -123,6 +118,16 @@ def _retire(
     sql.execute("UPDATE memories SET expires_at = ? WHERE scope = ? AND id = ?", (expires, scope, id_))
     _archive(sql, scope, version)
     return str(created)
+
+
+def _unlist(sql: sqlite3.Connection, which: str, parameters: Sequence[object]) -> None:
+    """Have the index drop what it holds of current memories ``m``; before they are deleted."""
+    sql.execute(
+        "INSERT OR IGNORE INTO removals (collection, version, n_chunks)"  # noqa: S608 -- constants and marks
+        " SELECT m.scope * s.own, m.version, m.n_chunks FROM memories AS m JOIN scopes AS s ON s.scope = m.scope"
+        f" WHERE {which} AND m.current = 1",
+        parameters,
+    )
 
 
 def _archive(sql: sqlite3.Connection, scope: int, version: int) -> None:
@@ -151,11 +156,7 @@ def forget(sql: sqlite3.Connection, scope: int | None, name: str, ids: Sequence[
     unique = list(dict.fromkeys(ids))
     for batch in batches(unique):
         chosen = f"scope = ? AND id IN ({','.join('?' * len(batch))})"
-        sql.execute(
-            f"INSERT INTO removals (version, n_chunks) SELECT version, n_chunks FROM memories"  # noqa: S608 -- marks
-            f" WHERE {chosen} AND current = 1",
-            (scope, *batch),
-        )
+        _unlist(sql, f"m.scope = ? AND m.id IN ({','.join('?' * len(batch))})", (scope, *batch))
         sql.execute(f"DELETE FROM memories WHERE {chosen}", (scope, *batch))  # noqa: S608 -- marks; the rest cascades
     # The name of a scope can be a person's: it goes with its last memory.
     sql.execute(
@@ -197,11 +198,7 @@ def sweep(sql: sqlite3.Connection, now: str) -> int:
     expired = "expires_at IS NOT NULL AND expires_at <= ?"
     n = sql.execute(f"SELECT COUNT(*) FROM memories WHERE {expired} AND current = 1", (now,)).fetchone()[0]  # noqa: S608
     if n:
-        sql.execute(
-            f"INSERT INTO removals (version, n_chunks) SELECT version, n_chunks FROM memories"  # noqa: S608 -- constants
-            f" WHERE {expired} AND current = 1",
-            (now,),
-        )
+        _unlist(sql, expired, (now,))
         sql.execute(f"DELETE FROM memories WHERE {expired}", (now,))  # noqa: S608 -- constants
         drop_empty_scopes(sql)
     return int(n)
@@ -233,7 +230,8 @@ def accesses(sql: sqlite3.Connection, scope: int, versions: Sequence[int]) -> di
             f"SELECT version, count, last FROM accesses WHERE scope = ? AND version IN ({marks})",  # noqa: S608 -- marks
             (scope, *batch),
         ):
-            found[version] = Access(count, datetime.fromisoformat(last))
+            with undamaged(f"the count of recalls of version {version}"):
+                found[version] = Access(int(count), datetime.fromisoformat(last))
     return found
 
 
@@ -256,15 +254,14 @@ def dump(
             "SELECT vectors, terms FROM archive WHERE scope = ? AND version = ?", (scope, version)
         ).fetchone()
         if archived is not None:
-            vectors, terms = archived[0], json.loads(archived[1])
+            with undamaged(f"the former version {version} of memory {record.id!r:.80}"):
+                vectors, terms = readable(archived[0], dim, None), dict(json.loads(archived[1]))
         else:
             key = (scope, version)
-            vectors = b"".join(
-                v
-                for (v,) in sql.execute(
-                    "SELECT vector FROM vectors WHERE scope = ? AND version = ? ORDER BY chunk", key
-                )
+            rows = sql.execute(
+                "SELECT vector FROM vectors WHERE scope = ? AND version = ? ORDER BY chunk", key
             )
+            vectors = b"".join(readable(vector, dim) for (vector,) in rows)
             terms = dict(
                 sql.execute(
                     "SELECT term, frequency FROM postings WHERE scope = ? AND version = ?", key
@@ -275,9 +272,7 @@ def dump(
             NewRecord(
                 id=record.id,
                 payloads=stored.get(version, []),
-                vectors=np.frombuffer(vectors, dtype="<f4").reshape(-1, dim)
-                if vectors
-                else np.zeros((0, dim), "<f4"),
+                vectors=from_halves(readable(vectors, dim, None) if vectors else b"", dim),
                 terms=terms,
                 session=record.session,
                 agent=record.agent,

@@ -183,6 +183,20 @@ def reader(
         typer.echo(f"codec written to {export}")
 
 
+@train.command()
+def word_vectors(
+    data: DataOption,
+    output: RunOption,
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write the related words to this file.")] = None,
+) -> None:
+    """Train the word vectors by which a question finds words of like meaning; minutes on one core."""
+    from nextmem_agents.training.word_vectors import WordVectorsConfig, train_word_vectors
+
+    train_word_vectors(_settings(WordVectorsConfig, config, steps), data, output, export)
+
+
 def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Config:
     from nextmem_agents.training import settings
 

@@ -143,7 +143,7 @@ def split(raw: RawText, limit: int = MAX_CHARACTERS) -> Iterator[RawText]:
         >>> [piece.text for piece in split(RawText("One two. Three four.", "text"), limit=12)]
         ['One two.', 'Three four.']
     """
-    rest = raw.text
+    rest = raw.text.strip()
     while len(rest) > limit:
         cut = next((ends[-1] for end in _ENDS if (ends := _ends(end, rest, limit))), limit)
         yield RawText(rest[:cut].strip(), raw.kind)

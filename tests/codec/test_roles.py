@@ -133,7 +133,8 @@ def test_attention_and_device_map_pass_through(
     assert eager.decoder.model.config._attn_implementation == "eager"
     assert torch.allclose(eager.encode(TEXTS).values, whole.encode(TEXTS).values, atol=1e-4)
     mapped = LatentCodec.load_official(*folders, device_map={"": "cpu"})
-    assert torch.equal(mapped.encode(TEXTS).values, adapted.encode(TEXTS).values)
+    # Not bit by bit: what accelerate's hooks run differs in the last digits from one version to the next.
+    assert torch.allclose(mapped.encode(TEXTS).values, adapted.encode(TEXTS).values, atol=1e-4)
 
 
 def test_moving_keeps_the_roles_on_one_set_of_weights(folders: Folders) -> None:

@@ -43,6 +43,9 @@ class FakeCodec:
         values = torch.stack([_vector(text) for text in texts])[:, None]
         return Latents(values, torch.ones(len(texts), dtype=torch.int64), self.fingerprint)
 
+    def together(self, key: Any, work: Any, items: Sequence[Any]) -> Any:
+        return work(list(items))
+
     def index_vectors(self, latents: Latents) -> torch.Tensor:
         return latents.values[:, 0]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from langchain_core.messages import HumanMessage, SystemMessage, convert_to_openai_messages
+from langchain_core.messages import HumanMessage, SystemMessage
 
 from langchain_nextmem import memory_block
 from langchain_nextmem.prompt_embeds import prompt_embeds_part, served_model_name, with_prompt_embeds
@@ -130,8 +130,8 @@ def test_a_server_with_other_weights_refuses_and_so_do_we(
 
     note = alice.remember(FACT)
     message = HumanMessage([memory_block([note]), {"type": "text", "text": "Where?"}])
-    ready = with_prompt_embeds([message], alice, model=double.model, ignore_positions=True)
-    request = {"model": "Qwen/Qwen3-8B", "messages": convert_to_openai_messages(ready)}
+    (ready,) = with_prompt_embeds([message], alice, model=double.model, ignore_positions=True)
+    request = {"model": "Qwen/Qwen3-8B", "messages": [{"role": "user", "content": ready.content}]}
     assert httpx.post(f"{double.url}/chat/completions", json=request).status_code == 404
     with pytest.raises(CodecMismatch, match="--served-model-name nextmem-"):
         with_prompt_embeds([message], alice, model="Qwen/Qwen3-8B")

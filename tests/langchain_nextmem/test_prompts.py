@@ -5,6 +5,7 @@ Write them anew with ``NEXTMEM_UPDATE_GOLDEN=1 pytest tests/langchain_nextmem/te
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_classic.agents import AgentExecutor, create_react_agent
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.prompts import PromptTemplate
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from pydantic import Field
 
-from langchain_nextmem import NextMemMemory, NextMemMiddleware
+from langchain_nextmem import ChatNextMem, NextMemMemory, NextMemMiddleware, memory_tools
 from nextmem_agents import NextMem, Scope
+from nextmem_agents.scope import Mode
 from tests.langchain_nextmem.conftest import ScriptedModel, conversation
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,6 +49,10 @@ def shown(message: BaseMessage) -> str:
 def check(name: str, model: ScriptedModel) -> None:
     calls = ["\n".join(shown(message) for message in prompt) for prompt in model.prompts]
     text = "".join(f"===== call {n}\n{call}\n" for n, call in enumerate(calls, 1))
+    check_text(name, text)
+
+
+def check_text(name: str, text: str) -> None:
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("NEXTMEM_UPDATE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
@@ -101,3 +109,43 @@ async def test_create_agent(alice: Scope, how: str) -> None:
         else:
             agent.invoke(asked, config)
     check("create_agent", model)
+
+
+def test_memory_as_messages(alice: Scope) -> None:
+    memory = NextMemMemory(memory=alice, return_messages=True, k=2)
+    template = ChatPromptTemplate(
+        [("system", "Be brief."), ("placeholder", "{history}"), ("human", "{input}")]
+    )
+    model = ScriptedModel(lines=["There."])
+    (template | model).invoke({**memory.load_memory_variables({"input": ASK}), "input": ASK})
+    check("memory_messages", model)
+
+
+def test_the_tools(alice: Scope) -> None:
+    _, recall = memory_tools(alice, k=2)
+    model = ScriptedModel(lines=["There."])
+    model.invoke([HumanMessage(ASK), ToolMessage(recall.invoke({"query": ASK}), tool_call_id="c1")])
+    check("tools", model)
+
+
+class Recorder(ChatNextMem):
+    """The codec's own chat model, which only keeps what it was asked."""
+
+    prompts: list[list[BaseMessage]] = Field(default_factory=list)
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        self.prompts.append(messages)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("There."))])
+
+
+@pytest.mark.parametrize("mode", ["mixed", "inject"])
+def test_what_the_codecs_own_chat_model_is_given(alice: Scope, mode: Mode) -> None:
+    alice.remember("In May I bought a boat.", role="user", id="boat")
+    model = Recorder(memory=alice)
+    known = [hit.id for hit in alice.recall(ASK, k=2)]
+    agent = create_agent(model, middleware=[NextMemMiddleware(alice, k=2, mode=mode, remember=False)])
+    agent.invoke({"messages": [HumanMessage(ASK)]})
+    content = json.dumps(model.prompts[0][-1].content, indent=1)
+    for place, id_ in enumerate(known, 1):
+        content = content.replace(id_, f"hit-{place}")
+    check_text(f"own_model_{mode}", content + "\n")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.schema import NodeWithScore, TextNode
+from pydantic import Field
 
 from llama_index_nextmem import NextMemLLM, NextMemQueryEngine, NextMemSynthesizer, QuotingLLM
 from llama_index_nextmem.injection import memory_message
 from nextmem_agents import CannotAnswer, InvalidArgument, LatentCodec, NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
-from tests.llama_index_nextmem.conftest import ScriptedLLM, what_reached
+from tests.llama_index_nextmem.conftest import ScriptedLLM, check_golden, what_reached
 
 QUESTION = "Where did I move?"
 
@@ -86,7 +89,7 @@ def test_inject_is_refused_where_it_cannot_be_done(alice: Scope, note: str) -> N
     other = NextMemLLM(codec=LatentCodec.load("mini", levels=8))
     with pytest.raises(CannotAnswer):
         NextMemQueryEngine(alice, llm=other, mode="inject").query(QUESTION)
-    with pytest.raises(InvalidArgument, match="'auto', 'decompress' or 'inject', not 'latent'"):
+    with pytest.raises(InvalidArgument, match="'inject' or 'mixed', not 'latent'"):
         NextMemQueryEngine(alice, mode="latent")  # type: ignore[arg-type]
     foreign = NodeWithScore(node=TextNode(id_="n1", text="A page."), score=1.0)
     with pytest.raises(InvalidArgument, match="node 'n1' is no memory of the scope 'alice'"):
@@ -125,3 +128,26 @@ def test_the_quoting_llm_knows_what_it_was_not_told() -> None:
     assert llm.complete("Where am I?").text == "I have no memory of that."
     assert llm.complete("I am in Rome.").text == "Noted."
     assert [piece.delta for piece in llm.stream_complete("Hm.")] == ["Noted."]
+
+
+class RecordingLLM(NextMemLLM):
+    """The codec's own model, which only keeps what it was asked."""
+
+    prompts: list[list[ChatMessage]] = Field(default_factory=list)
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        self.prompts.append(list(messages))
+        return ChatResponse(message=ChatMessage("In Lisbon.", role="assistant"))
+
+
+def test_mixed_gives_the_best_half_as_text_and_the_others_as_ids_of_latents(alice: Scope) -> None:
+    said = ["I moved to Lisbon: I moved there.", "They moved my desk at work yesterday evening."]
+    alice.remember(said, role="user", id=["moved", "desk"])
+    llm = RecordingLLM(alice)
+    response = NextMemQueryEngine(alice, llm=llm, mode="mixed", k=2).query(QUESTION)
+    modes = {id_: known["mode"] for id_, known in (response.metadata or {}).items()}
+    best, other = (source.node_id for source in response.source_nodes)
+    assert modes == {best: "decompress", other: "inject"}
+    check_golden("mixed", llm)  # type: ignore[arg-type]
+    with pytest.raises(CannotAnswer, match="own backbone"):
+        NextMemQueryEngine(alice, llm=ScriptedLLM(lines=["x"]), mode="mixed", k=2).query(QUESTION)

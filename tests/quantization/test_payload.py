@@ -152,7 +152,7 @@ def test_few_levels_bring_a_payload_below_its_text() -> None:
 
 def test_a_deflated_literal_has_the_documented_layout(seal: Seal) -> None:
     text = b"hello " * 40
-    stream = zlib.compress(text, 9, wbits=-15)
+    stream = zlib.compress(text, 9)[2:-4]  # without zlib's header and sum
     body = (
         b"NM\x01\x10\x00mini"
         + blake2b(text, digest_size=8).digest()
@@ -262,7 +262,7 @@ FEW = b"\x03\x00" + HEAD + b"\x05" + N_TEXT
 
 
 def deflate(text: bytes) -> bytes:
-    return zlib.compress(text, 9, wbits=-15)
+    return zlib.compress(text, 9)[2:-4]  # without zlib's header and sum
 
 
 WRONG_BODIES = {

@@ -16,6 +16,7 @@ from nextmem_agents.quantization import Payload, QuantizedLatents, encode_bindin
 from nextmem_agents.quantization.latents import n_code_bytes
 
 COUNT = int(os.environ.get("NEXTMEM_FUZZ", "20000"))
+BOMBS = [zlib.compress(bytes(n), 9)[2:-4] for n in (10, 10**4, 10**6)]
 BINDING = encode_binding("alice", "note", "0")
 DEFLATED = 0b0001_0000
 # Lengths that overflow, exceed limits, or claim what is not there.
@@ -81,7 +82,7 @@ def mutated(body: bytes, rng: random.Random, corpus: list[bytes]) -> bytes:
             other = rng.choice(corpus)[:-8]
             data[at:] = other[rng.randrange(len(other)) :]
         else:
-            data[at:] = zlib.compress(bytes(rng.choice((10, 10**4, 10**6))), 9, wbits=-15)
+            data[at:] = rng.choice(BOMBS)
         if not data:
             return b""
     return bytes(data)

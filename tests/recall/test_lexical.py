@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from nextmem_agents.recall.lexical import K1, B, bm25, terms
+from nextmem_agents.recall.lexical import K1, B, Match, bm25, idf, locate, terms, widen, words
 from nextmem_agents.store import Postings, TermPostings
+from tests.recall.outlines import outline
 
 
 def posting(df: int, rows: list[tuple[int, int, int]]) -> TermPostings:
@@ -43,24 +44,63 @@ def test_threads_agree() -> None:
         assert list(pool.map(terms, texts)) == [terms(text) for text in texts]
 
 
+def test_words_keep_their_order() -> None:
+    assert words("Lisbon, then Porto, then Lisbon") == ["lisbon", "porto", "lisbon"]
+
+
 def test_bm25_is_its_formula() -> None:
-    found = Postings(10, 5.0, {"cat": posting(2, [(1, 1, 4), (3, 2, 8)]), "dog": posting(0, [])})
-    versions, scores = bm25(found)
-    idf = {df: math.log(1 + (10 - df + 0.5) / (df + 0.5)) for df in (0, 2)}
-    highest = (idf[0] + idf[2]) * (K1 + 1)
+    # Memories 1 to 10, of 4 and 8 and otherwise 5 terms; rows of an outline begin at 0.
+    scope = outline([("s", "a", n) for n in (4, 5, 8, 5, 5, 5, 5, 5, 5, 5)])
+    found = Postings(10, 5.2, {"cat": posting(2, [(1, 1, 4), (3, 2, 8)]), "dog": posting(0, [])})
+    scores = bm25(scope, locate(found, scope).values())
+    rarity = {df: math.log(1 + (10 - df + 0.5) / (df + 0.5)) for df in (0, 2)}
+    highest = (rarity[0] + rarity[2]) * (K1 + 1)
     expected = [
-        idf[2] * tf * (K1 + 1) / (tf + K1 * (1 - B + B * n / 5)) / highest for tf, n in ((1, 4), (2, 8))
+        rarity[2] * tf * (K1 + 1) / (tf + K1 * (1 - B + B * n / 5.2)) / highest for tf, n in ((1, 4), (2, 8))
     ]
-    assert versions.tolist() == [1, 3]
-    assert scores.tolist() == pytest.approx(expected)
+    assert np.flatnonzero(scores).tolist() == [0, 2]
+    assert scores[[0, 2]].tolist() == pytest.approx(expected)
 
 
 def test_scores_stay_below_one_even_for_a_perfect_match() -> None:
-    _, scores = bm25(Postings(1000, 8.0, {"cat": posting(1, [(1, 500, 1)])}))
+    scope = outline([("s", "a", 8)] * 1000)
+    scores = bm25(scope, locate(Postings(1000, 8.0, {"cat": posting(1, [(1, 500, 8)])}), scope).values())
     assert 0.9 < scores[0] < 1
 
 
 def test_no_terms_and_no_memories_give_no_scores() -> None:
     for found in (Postings(0, 0.0, {}), Postings(0, 0.0, {"cat": posting(0, [])})):
-        versions, scores = bm25(found)
-        assert len(versions) == len(scores) == 0
+        assert len(bm25(outline([]), locate(found, outline([])).values())) == 0
+
+
+def test_what_was_written_after_the_outline_was_read_is_left_out() -> None:
+    scope = outline([("s", "a", 3)])
+    assert locate(Postings(1, 3.0, {"cat": posting(2, [(1, 1, 3), (2, 1, 3)])}), scope)[
+        "cat"
+    ].rows.tolist() == [0]
+
+
+def match(rarity: float, rows: list[int], frequencies: list[int]) -> Match:
+    return Match(rarity, np.array(rows), np.array(frequencies), np.ones(len(rows)))
+
+
+def test_a_related_word_counts_by_its_cosine_and_its_own_rarity() -> None:
+    own, near, common = match(2.0, [0], [1]), match(4.0, [0, 1], [1, 3]), match(1.0, [2], [1])
+    found = widen(own, [(near, 0.5), (common, 0.8)], 4)
+    assert found.rows.tolist() == [0, 1, 2]
+    assert found.frequencies.tolist() == [1, 3, 1]
+    assert found.strengths.tolist() == pytest.approx([1.0, 0.25, 0.64 / 2])
+    assert found.idf == own.idf
+
+
+def test_a_term_without_related_words_stays_as_it_is() -> None:
+    own = match(2.0, [1, 3], [2, 1])
+    found = widen(own, [], 5)
+    assert (found.rows.tolist(), found.frequencies.tolist()) == ([1, 3], [2, 1])
+    assert found.strengths.tolist() == [1, 1]
+
+
+def test_rarer_terms_tell_more() -> None:
+    values = [idf(100, df) for df in range(101)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] > 0

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from nextmem_agents.store import EmbeddedStore, NewRecord
+from nextmem_agents.store.exact import unit
+from nextmem_agents.store.halves import from_halves, to_halves
 
 DIM = 8
 
@@ -34,6 +36,16 @@ def record_of(text: str, id_: str | None = None, **fields: Any) -> NewRecord:
         terms={word: words.count(word) for word in words},
         **fields,
     )
+
+
+def kept(vector: np.ndarray) -> np.ndarray:
+    """A vector as SQLite keeps it, in half precision: ``[DIM]`` float16."""
+    return to_halves(vector[np.newaxis])[0]
+
+
+def indexed(vector: np.ndarray) -> bytes:
+    """The bytes of a vector in Chroma."""
+    return unit(from_halves(kept(vector).tobytes(), DIM)).astype("<f4").tobytes()
 
 
 @pytest.fixture

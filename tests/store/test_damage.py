@@ -38,12 +38,12 @@ def test_a_missing_index_is_made_anew(written, open_store, texts, vector):
 
 
 def test_an_index_of_another_dimension_is_made_anew(written, open_store, texts, vector, caplog):
-    from nextmem_agents.store.chroma import ChromaIndex
+    from nextmem_agents.store.chroma import SHARED, ChromaIndex
 
     shutil.rmtree(written / "chroma")
     index = ChromaIndex(written / "chroma", 3, "f1")
     index.connect()
-    index.upsert([f"{i}.0" for i in range(300)], ["alice"] * 300, np.ones((300, 3), dtype=np.float32))
+    index.upsert(SHARED, [f"{i}.0" for i in range(300)], ["alice"] * 300, np.ones((300, 3), dtype=np.float32))
     index.close()
     store = open_store(exact_limit=1)
     assert store.nearest("alice", vector("text 7"), 1)[0][1] == pytest.approx(1)
@@ -121,12 +121,12 @@ def test_rows_that_only_the_graph_has_lost_are_found_and_mended(open_store, fold
 
 
 def test_another_vector_in_the_index_is_found_and_mended(written, open_store):
-    from nextmem_agents.store.chroma import ChromaIndex
+    from nextmem_agents.store.chroma import SHARED, ChromaIndex
 
     index = ChromaIndex(written / "chroma", 8, "f1")
     index.connect()
-    index.upsert(["5.0"], ["alice"], np.eye(8, dtype=np.float32)[:1])
-    index.upsert(["999.0"], ["alice"], np.eye(8, dtype=np.float32)[:1])
+    index.upsert(SHARED, ["5.0"], ["alice"], np.eye(8, dtype=np.float32)[:1])
+    index.upsert(SHARED, ["999.0"], ["alice"], np.eye(8, dtype=np.float32)[:1])
     index.close()
     report = open_store().verify(lambda *_: None)
     assert (report.index_wrong, report.index_extra, report.repaired) == (1, 1, True)
@@ -178,11 +178,47 @@ def test_a_clock_that_is_set_back_loses_nothing(open_store, record, monkeypatch,
     assert store.count("alice") == 2
 
 
+def as_format_2(connection):
+    """Undo what format 3 changed."""
+    connection.create_function(
+        "floats", 1, lambda data: np.frombuffer(data, "<f2").astype("<f4").tobytes(), deterministic=True
+    )
+    connection.executescript(
+        """
+        UPDATE vectors SET vector = floats(vector);
+        UPDATE archive SET vectors = floats(vectors);
+        DROP INDEX vectors_pending; DROP TABLE removals; ALTER TABLE scopes DROP COLUMN own;
+        CREATE INDEX vectors_pending ON vectors (version, chunk) WHERE indexed = 0;
+        CREATE TABLE removals (version INTEGER PRIMARY KEY, n_chunks INTEGER NOT NULL);
+        INSERT INTO removals VALUES (77, 1);
+        PRAGMA user_version = 2;
+        """
+    )
+
+
+def test_a_folder_of_format_2_is_upgraded_with_all_it_holds(folder, open_store, record, texts, vector):
+    with open_store() as store:
+        store.put("alice", [record("one", "m"), record("three. four")])
+        store.put("alice", [record("two", "m")])
+        before = [*store.dump("alice")]
+    connection = sqlite3.connect(database(folder))
+    as_format_2(connection)
+    connection.close()
+    store = open_store(exact_limit=1)
+    assert texts(store, "alice") == ["three. four", "two"]
+    for old, new in zip(before, store.dump("alice"), strict=True):
+        np.testing.assert_array_equal(old.vectors, new.vectors)
+    store.flush()
+    assert store.nearest("alice", vector("four"), 1)[0][1] == pytest.approx(1)
+    assert store.verify(lambda *_: None).sound
+
+
 def test_a_folder_of_format_1_is_upgraded_with_all_it_holds(folder, open_store, record, texts):
     with open_store() as store:
         store.put("alice", [record("one", "m", metadata={"n": 1})])
         store.put("alice", [record("two", "m", metadata={"n": 2}), record("three")])
     connection = sqlite3.connect(database(folder))
+    as_format_2(connection)
     for index in ("lengths", "ending", "expiring", "by_digest"):
         connection.execute(f"DROP INDEX memories_{index}")
     for table in ("archive", "accesses", "erasures"):

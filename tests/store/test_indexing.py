@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from nextmem_agents.errors import StoreError
-from nextmem_agents.store.chroma import ChromaIndex
-from nextmem_agents.store.exact import unit
+from nextmem_agents.store.chroma import SHARED, ChromaIndex
 from nextmem_agents.store.indexing import FLUSH_AT
+from tests.store.conftest import indexed
 
 
 @pytest.fixture
 def store(open_store, record):
     store = open_store(exact_limit=1)
     store.put("alice", [record(f"m{i}") for i in range(10)])
+    store.flush()
     return store
 
 
@@ -25,9 +28,14 @@ def ids_in_chroma(folder, fingerprint="f1"):
     index = ChromaIndex(folder / "chroma", 8, fingerprint)
     index.connect()
     try:
-        return index.ids()
+        return {id_ for key in index.keys for id_ in index.ids(key)}
     finally:
         index.close()
+
+
+def ids_waiting(store):
+    with store._folder.mutex, store._folder.database.transaction() as sql:
+        return sql.execute("SELECT COUNT(*) FROM vectors WHERE indexed = 0").fetchone()[0]
 
 
 def ids_of(store, scope="alice"):
@@ -52,7 +60,11 @@ def test_vectors_are_indexed_once_enough_wait(open_store, folder, record):
     store.put("alice", [record(f"m{i}") for i in range(FLUSH_AT - 1)])
     assert not (folder / "chroma").exists()
     store.put("alice", [record("one more")])
-    assert (folder / "chroma").exists()
+    for _ in range(600):  # a thread does it
+        if ids_waiting(store) == 0:
+            break
+        time.sleep(0.1)
+    assert ids_waiting(store) == 0
     assert store.sizes()["chroma"] > 0
 
 
@@ -72,22 +84,27 @@ def test_a_folder_that_chroma_cannot_open_is_rebuilt(store, open_store, folder, 
     (folder / "chroma" / "chroma.sqlite3").write_bytes(b"garbage" * 1000)
     store = open_store(exact_limit=1)
     assert nearest_id(store, vector, "m7") == "m7"
-    assert "rebuilding" in caplog.text
     store.put("alice", [record("later")])
+    store.flush()
+    assert "rebuilding" in caplog.text
     expected = ids_of(store)
     store.close()
     assert ids_in_chroma(folder) == expected
 
 
-def test_missing_and_extra_vectors_are_mended(store, open_store, folder, vector, caplog):
+def test_missing_and_extra_vectors_are_mended(store, open_store, folder, record, vector, caplog):
     expected = ids_of(store)
     store.close()
     index = ChromaIndex(folder / "chroma", 8, "f1")
     index.connect()
-    index.delete(sorted(expected)[:3])
-    index.upsert(["999.0"], ["alice"], np.ones((1, 8), dtype=np.float32))
+    [_, alice] = index.keys
+    index.delete(alice, sorted(expected)[:3])
+    index.upsert(alice, ["999.0"], ["alice"], np.ones((1, 8), dtype=np.float32))
     index.close()
     store = open_store(exact_limit=1)
+    store.put("bob", [record("waits for the index")])
+    store.flush()
+    store.forget("bob", ids=["waits for the index"])
     assert nearest_id(store, vector, "m7") == "m7"
     assert "lacks 3 vectors and has 1 too many" in caplog.text
     store.close()
@@ -109,7 +126,11 @@ def failing(*args, **kwargs):
 
 
 @pytest.mark.parametrize("method", ["connect", "upsert", "query", "delete", "count"])
-def test_a_failing_index_loses_and_hides_nothing(store, folder, record, vector, caplog, monkeypatch, method):
+def test_a_failing_index_loses_and_hides_nothing(
+    store, open_store, folder, record, vector, caplog, monkeypatch, method
+):
+    store.close()
+    store = open_store(exact_limit=1)
     with monkeypatch.context() as patch:
         patch.setattr(ChromaIndex, method, failing)
         store.put("alice", [record(f"new {i}") for i in range(FLUSH_AT + 1)])
@@ -143,7 +164,7 @@ def test_rebuild_makes_the_index_anew_and_reports(store, folder, vector):
 
 
 def test_rebuild_leaves_no_row_of_a_forgotten_vector(store, folder, vector):
-    needle = unit(vector("m3")).tobytes()
+    needle = indexed(vector("m3"))
     store.flush()
     assert needle in b"".join(file.read_bytes() for file in (folder / "chroma").rglob("*") if file.is_file())
     store.forget("alice", ids=["m3"])
@@ -158,7 +179,7 @@ def test_rebuild_leaves_no_row_of_a_forgotten_vector(store, folder, vector):
 
 def test_the_index_is_asked_within_a_scope_only(store):
     with pytest.raises(ValueError, match="needs a scope"):
-        ChromaIndex(None, 8, "f").query("", np.ones(8, dtype=np.float32), 1)
+        ChromaIndex(None, 8, "f").query(SHARED, np.ones(8, dtype=np.float32), 1)
 
 
 def test_large_scopes_are_answered_by_the_index(store, vector, monkeypatch):
@@ -166,4 +187,49 @@ def test_large_scopes_are_answered_by_the_index(store, vector, monkeypatch):
     query = ChromaIndex.query
     monkeypatch.setattr(ChromaIndex, "query", lambda *args: asked.append(args[1]) or query(*args))
     assert nearest_id(store, vector, "m4") == "m4"
-    assert asked == ["alice"]
+    assert len(asked) == 1
+
+
+def test_scopes_that_become_large_move_to_a_collection_of_their_own(open_store, folder, record, vector):
+    with open_store(exact_limit=12) as store:
+        store.put("alice", [record(f"m{i}") for i in range(10)])
+        store.put("bob", [record(f"b{i}") for i in range(10)])
+        store.flush()
+        store.put("alice", [record(f"m{i}") for i in range(10, 20)])
+        store.forget("alice", ids=["m0"])
+        store.flush()
+        alice, bob = ids_of(store), ids_of(store, "bob")
+        assert nearest_id(store, vector, "m4") == "m4"
+        assert store.verify(lambda *_: None).sound
+    index = ChromaIndex(folder / "chroma", 8, "f1")
+    index.connect()
+    shared, own = index.keys
+    assert (index.ids(shared), index.ids(own)) == (bob, alice)
+    index.close()
+    with open_store(exact_limit=12) as store:
+        store.clear("alice")
+        store.flush()
+        assert store.verify(lambda *_: None).sound
+    assert ids_in_chroma(folder) == bob
+
+
+def test_what_waits_for_the_index_is_found_at_once(store, record, vector, monkeypatch):
+    monkeypatch.setattr(ChromaIndex, "upsert", failing)
+    store.put("alice", [record("the latest")])
+    assert nearest_id(store, vector, "the latest") == "the latest"
+    assert nearest_id(store, vector, "m4") == "m4"
+
+
+def test_writing_goes_on_while_the_index_is_slow(open_store, record, vector, monkeypatch):
+    """A thread takes what waits: neither a put nor a search waits for it."""
+    going = threading.Event()
+    upsert = ChromaIndex.upsert
+    monkeypatch.setattr(ChromaIndex, "upsert", lambda *args: going.wait(60) and upsert(*args))
+    store = open_store(exact_limit=1)
+    store.put("alice", [record(f"m{i}") for i in range(FLUSH_AT + 1)])
+    store.put("alice", [record("later")])
+    assert nearest_id(store, vector, "later") == "later"
+    assert ids_waiting(store) == FLUSH_AT + 2
+    going.set()
+    store.flush()
+    assert ids_waiting(store) == 0

@@ -36,6 +36,7 @@ ASK = {
     "postings": lambda store, scope, other: (
         store.postings(scope, ["secret"]).terms["secret"].document_frequency
     ),
+    "outline": lambda store, scope, other: other.version in store.outline(scope).versions,
     "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
     "touch": lambda store, scope, other: (
         store.touch(scope, [other.version]) or store.accesses("theirs", [other.version])
@@ -70,6 +71,7 @@ def filled(request, open_store, record):
     store = open_store(exact_limit=request.param)
     store.put("mine", [record("mine", metadata={"tag": "mine"})])
     store.put("theirs", [record(f"secret {i}", metadata={"tag": "theirs"}) for i in range(5)])
+    store.flush()  # so that the index answers where it can
     return store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import threading
@@ -108,6 +109,7 @@ def torture(
     memories: int,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    seconds: float = math.inf,
 ) -> Outcome:
     """Fill a store, kill its writers ``kills`` times, and check it after each.
 
@@ -118,6 +120,7 @@ def torture(
         memories: how many the store holds beforehand.
         seed: of the workload and the moments of the kills.
         say: called with a line of progress now and then.
+        seconds: after so many no further kill follows.
 
     Returns:
         What came of it; ``losses`` says what was not there, differed, was not found, or was there by half.
@@ -132,7 +135,7 @@ def torture(
         server = stack.enter_context(ChromaServer(folder / "server")) if layout == "server" else None
         place = server.url if server else str(folder / "store")
         _fill(layout, place, memories, expected)
-        first, changed = memories, set(range(memories))
+        first, changed = memories, set[int]()
         for round_ in range(kills):
             hit_server = server if round_ % 3 == 2 else None
             before = dict(expected.revisions)
@@ -141,13 +144,17 @@ def torture(
             outcome.server_kills += hit_server is not None
             changed |= {n for n, r in expected.revisions.items() if before.get(n) != r}
             first = max(expected.revisions, default=first - 1) + 1
-            everything = round_ == kills - 1
+            everything = round_ == kills - 1 or time.monotonic() - began > seconds
             try:
                 _check(layout, place, expected, outcome, set(expected.revisions) if everything else changed)
+                if everything:
+                    _check_index(layout, place)
             except Lost as loss:
                 outcome.losses.append(f"after kill {round_ + 1}: {loss}")
                 say(outcome.losses[-1])
             changed = set()
+            if everything:
+                break
             if (round_ + 1) % 10 == 0:
                 calls, losses = outcome.acknowledged, len(outcome.losses)
                 say(f"{layout}: {round_ + 1} kills, {calls} acknowledged calls, {losses} losses")
@@ -242,6 +249,15 @@ def _check(layout: str, place: str, expected: Expected, outcome: Outcome, names:
                 expected.revisions[n] = {None}
         if store.count(SCOPE) != len(found):
             raise Lost(f"{store.count(SCOPE)} memories are counted and {len(found)} listed")
+
+
+def _check_index(layout: str, place: str) -> None:
+    """The index holds what the records do, vector by vector, without being mended first."""
+    with open_store(layout, place) as store:
+        store.flush()
+        report = store.verify(lambda *_: None)
+    if not report.sound or report.index_missing or report.index_extra or report.index_wrong:
+        raise Lost(f"the index differs from the records: {report}")
 
 
 def _check_whole(found: Mapping[int, Record], step: Step) -> None:

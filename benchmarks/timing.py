@@ -1,0 +1,47 @@
+"""Times of several ways to do the same work, taken in turns, so that a busy machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds by the clock, and of the processor, which other programs on the machine lengthen less."""
+
+    clock: float
+    processor: float
+
+    def __truediv__(self, count: int) -> Duration:
+        return Duration(self.clock / count, self.processor / count)
+
+
+def medians(works: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[str, Duration]:
+    """Median seconds of each work over rounds; a round does every work once.
+
+    One round before them is not counted: it fills caches and loads what is loaded once.
+    """
+    times: dict[str, list[Duration]] = {name: [] for name in works}
+    for count in range(rounds + 1):
+        for name, work in works.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            work()
+            if count:
+                found = Duration(time.perf_counter() - clock, time.process_time() - processor)
+                times[name].append(found)
+    return {
+        name: Duration(
+            statistics.median(each.clock for each in found),
+            statistics.median(each.processor for each in found),
+        )
+        for name, found in times.items()
+    }
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration with three digits that mean something."""
+    value = 1000 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,0 +1,103 @@
+"""Key/value caches: what attention has seen, kept for the steps that follow."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_AHEAD = 64  # steps for which a bias is widened at once
+
+
+class Cache(Protocol):
+    """The keys and values of B rows, with the mask under which the next positions see them."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows, by number, in this order."""
+
+    def keep_first(self, n: int) -> None:
+        """Keep the first n rows."""
+
+
+class DynamicCache:
+    """transformers' growing cache, and the mask [B, cached] that belongs to it."""
+
+    def __init__(self, config: Any):
+        from transformers import DynamicCache as Inner
+
+        self.inner = Inner(config=config)
+        self.mask = torch.zeros(0, 0, dtype=torch.int64)
+
+    def select(self, rows: Tensor) -> None:
+        """See :class:`Cache`."""
+        self.inner.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+    def keep_first(self, n: int) -> None:
+        """See :class:`Cache`."""
+        self.select(torch.arange(n, device=self.mask.device))
+
+
+class StaticCache:
+    """Keys and values in tensors of a fixed capacity, written in place; they grow only if it is exceeded.
+
+    Attributes:
+        used: positions that are written.
+        bias: [B, 1, 1, prefilled], added to the scores of what follows: minus infinity at padding; None where no row
+            is padded.
+    """
+
+    def __init__(self, layers: int, capacity: int):
+        self.used = 0
+        self.bias: Tensor | None = None
+        self._layers = layers
+        self._capacity = capacity
+        self._held: list[Tensor] = []  # per layer keys and values, [2, B, heads, capacity, width]
+
+    def allocate(self, batch: int, length: int, heads: int, width: int, like: Tensor) -> None:
+        """Make room for ``batch`` rows, and for ``length`` positions at least."""
+        shape = (2, batch, heads, max(self._capacity, length), width)
+        self._held = [like.new_empty(shape) for _ in range(self._layers)]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [B, S, heads, width] of one layer behind what is there; returns all of it, [B, heads, T, width].
+
+        ``used`` is moved on by the caller, once all layers are written.
+        """
+        end = self.used + keys.shape[1]
+        held = self._held[layer]
+        if end > held.shape[3]:
+            held = torch.cat(
+                [held, torch.empty_like(held)], 3
+            )  # twice the capacity: S is 1 after the prefill
+            self._held[layer] = held
+        held[0, :, :, self.used : end] = keys.transpose(1, 2)
+        held[1, :, :, self.used : end] = values.transpose(1, 2)
+        return held[0, :, :, :end], held[1, :, :, :end]
+
+    def rows(self, begin: int, end: int) -> StaticCache:
+        """Some of the rows, as a cache over the same tensors."""
+        part = StaticCache(self._layers, self._capacity)
+        part.used = self.used
+        part._held = [held[:, begin:end] for held in self._held]
+        part.bias = None if self.bias is None else self.bias[begin:end]
+        return part
+
+    def padding(self) -> Tensor | None:
+        """The bias of the next position over all before it and itself, [B, 1, 1, used + 1]."""
+        if self.bias is not None and (missing := self.used + 1 - self.bias.shape[-1]) > 0:
+            # What follows the prefill is seen by every row.
+            self.bias = F.pad(self.bias, (0, missing + _AHEAD))
+        return None if self.bias is None else self.bias[..., : self.used + 1]
+
+    def select(self, rows: Tensor) -> None:
+        """See :class:`Cache`."""
+        self._held = [held.index_select(1, rows) for held in self._held]
+        self.bias = None if self.bias is None else self.bias.index_select(0, rows)
+
+    def keep_first(self, n: int) -> None:
+        """See :class:`Cache`."""
+        self._held = [held[:, :n] for held in self._held]
+        self.bias = None if self.bias is None else self.bias[:n]

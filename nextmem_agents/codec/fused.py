@@ -1,0 +1,256 @@
+"""Qwen3's layers for inference, with less work around them: fused matrices, a static cache, no wrappers.
+
+The numbers are transformers' up to the order of float32 sums (tests hold both against each other). What differs:
+
+- the query, key and value matrices are one, and so are gate and up;
+- a LoRA side path is merged into a copy of the weight it belongs to (W + s B A, in float32);
+- keys and values are written into a cache of fixed size, not concatenated at every step;
+- where only the last position is asked for, the last layer computes keys and values for all positions and the rest
+  for that one alone.
+
+An architecture, dtype or setting that is not known here has no fused form; then transformers' own forward is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextmem_agents.codec.cache import StaticCache
+from nextmem_agents.codec.lora import LoraLinear
+
+# A merged adapter costs a copy of the weights; a larger backbone keeps its side path, and is not fused.
+_MAX_MERGED_BYTES = 2**32
+_ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
+_BLOCK_ROWS = (
+    1024  # positions computed together in a prefill: their activations stay in the processor's cache
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """Weights of one layer, matrices as [in, out]; biases are None in Qwen3's releases."""
+
+    before_attention: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    head_norms: Tensor  # [query heads + key heads, width]
+    out: Tensor
+    out_bias: Tensor | None
+    before_mlp: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class FusedLayers:
+    """The decoder layers and the final norm of one Qwen3 model, float32, on one device.
+
+    Holds no state of its own between calls, so threads may share it.
+    """
+
+    def __init__(self, model: Any):
+        """From a Qwen3ForCausalLM for which :meth:`fits` is true.
+
+        Linear modules without an adapter are pointed at their part of the fused matrices, so that these cost nothing.
+        """
+        config = model.config
+        self.heads: int = config.num_attention_heads
+        self.key_heads: int = config.num_key_value_heads
+        self.width: int = model.model.layers[0].self_attn.head_dim
+        self.layers = [self._layer(layer) for layer in model.model.layers]
+        self.norm: Tensor = model.model.norm.weight
+        self.epsilon = self.norm.new_tensor(config.rms_norm_eps)
+        rope = model.model.rotary_emb
+        self._frequencies: Tensor = rope.inv_freq.to(self.norm.device, torch.float32)
+        self._rope_scale: float = rope.attention_scaling
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether this model can be fused."""
+        config = model.config
+        if type(model).__name__ not in ("Qwen3ForCausalLM", "Qwen3Weights") or getattr(
+            model, "is_loaded_in_4bit", False
+        ):
+            return False
+        if getattr(model, "hf_device_map", None) or config._attn_implementation != "sdpa":
+            return False
+        if config.hidden_act != "silu" or set(config.layer_types) != {"full_attention"}:
+            return False
+        if getattr(model.model.rotary_emb, "rope_type", None) not in _ROPE_TYPES:
+            return False
+        adapted = size = 0
+        for layer in model.model.layers:
+            for module in _linears(layer).values():
+                plain: Any = module.linear if isinstance(module, LoraLinear) else module
+                if not is_linear(plain) or plain.weight.dtype != torch.float32:
+                    return False
+                adapted += plain is not module
+                size += plain.weight.numel() * 4
+        return not adapted or size <= _MAX_MERGED_BYTES
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention = layer.self_attn
+        linears = _linears(layer)
+        queries = attention.q_norm.weight.expand(self.heads, -1)
+        keys = attention.k_norm.weight.expand(self.key_heads, -1)
+        qkv, qkv_bias = _fused([linears[name] for name in ("q_proj", "k_proj", "v_proj")])
+        out, out_bias = _fused([linears["o_proj"]])
+        return _Layer(
+            before_attention=layer.input_layernorm.weight,
+            qkv=qkv,
+            qkv_bias=qkv_bias,
+            head_norms=torch.cat([queries, keys]),
+            out=out,
+            out_bias=out_bias,
+            before_mlp=layer.post_attention_layernorm.weight,
+            gate_up=_fused([linears["gate_proj"], linears["up_proj"]])[0],
+            down=_fused([linears["down_proj"]])[0],
+        )
+
+    def new_cache(self, capacity: int) -> StaticCache:
+        """An empty cache for so many positions."""
+        return StaticCache(len(self.layers), capacity)
+
+    def prefill(
+        self, x: Tensor, mask: Tensor, positions: Tensor, cache: StaticCache | None, last: bool
+    ) -> Tensor:
+        """Hidden states of a prompt; see :meth:`Backbone.hidden`. The cache, if any, is still empty."""
+        batch, length = mask.shape
+        bias = None
+        padded = not bool(mask.all())
+        if padded and length > 1:
+            bias = _bias(mask[:, None].expand(-1, length, -1).tril())[:, None]
+        cos, sin = self._rotation(positions)
+        if cache is not None:
+            cache.allocate(batch, length, self.key_heads, self.width, x)
+        parts = []
+        step = max(1, _BLOCK_ROWS // length)
+        for i in range(0, batch, step):
+            rows = slice(i, i + step)
+            part = cache if cache is None or batch <= step else cache.rows(i, min(i + step, batch))
+            rows_bias = None if bias is None else bias[rows]
+            parts.append(self._run(x[rows], cos[rows], sin[rows], rows_bias, part, causal=True, last=last))
+        if cache is not None:
+            cache.used = length
+            cache.bias = _bias(mask)[:, None, None] if padded else None
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def step(self, x: Tensor, positions: Tensor, cache: StaticCache) -> Tensor:
+        """Hidden states [B, 1, D] of one more position, which sees all before it but padding."""
+        bias = cache.padding()
+        out = self._run(x, *self._rotation(positions), bias, cache, causal=False, last=True)
+        cache.used += 1
+        return out
+
+    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [B, S, 1, width] of rotary positions (Su et al., arXiv 2104.09864).
+
+        The sine's first half is negative: then a rotation is x cos + (x with its halves exchanged) sin.
+        """
+        angles = positions[..., None].float() * self._frequencies
+        cos, sin = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+        return torch.cat((cos, cos), -1)[:, :, None], torch.cat((-sin, sin), -1)[:, :, None]
+
+    def _run(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        bias: Tensor | None,
+        cache: StaticCache | None,
+        causal: bool,
+        last: bool,
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        heads, rotated = self.heads, self.heads + self.key_heads
+        final = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
+            split = torch.matmul(normed, layer.qkv)
+            if layer.qkv_bias is not None:
+                split += layer.qkv_bias
+            split = split.view(batch, length, -1, self.width)
+            both = _rms_norm(split[:, :, :rotated], self.epsilon).mul_(layer.head_norms)
+            both = torch.addcmul(both * cos, both.roll(self.width // 2, -1), sin)
+            queries, keys, values = both[:, :, :heads], both[:, :, heads:], split[:, :, rotated:]
+            if cache is None:
+                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            else:
+                keys, values = cache.extend(i, keys, values)
+            only_last = last and length > 1 and i == final
+            if only_last:
+                queries, x = queries[:, -1:], x[:, -1:]
+                bias = None if bias is None else bias[:, :, -1:]
+            attended = F.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                keys,
+                values,
+                attn_mask=bias,
+                is_causal=causal and bias is None and not only_last and length > 1,
+                enable_gqa=heads != self.key_heads,
+            )
+            x = _add_linear(x, attended.transpose(1, 2).flatten(2), layer.out, layer.out_bias)
+            normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
+            gate, up = torch.matmul(normed, layer.gate_up).chunk(2, -1)
+            x = _add_linear(x, F.silu(gate).mul_(up), layer.down)
+        return _rms_norm(x, self.epsilon).mul_(self.norm)
+
+
+def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
+    """x / sqrt(mean(x²) + ε) over the last dimension; torch's own takes more and slower steps on a CPU."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def _add_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X + y W + b, for x [B, S, D], y [B, S, E] and W [E, D]."""
+    added = torch.addmm(x.flatten(0, 1), y.flatten(0, 1), weight).view(x.shape)
+    return added if bias is None else added + bias
+
+
+def is_linear(module: Any) -> bool:
+    """Whether a module computes x Wᵀ + b from a plain weight; bitsandbytes' subclasses do not."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def _linears(layer: Any) -> dict[str, Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return {name: getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")} | {
+        name: getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")
+    }
+
+
+@torch.no_grad()
+def _fused(modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+    """Weights of linear modules beside one another, [in, out], and their biases.
+
+    One row times a matrix in this layout is up to twice as fast as in that of ``nn.Linear``, [out, in].
+    """
+    plain: list[Any] = [module.linear if isinstance(module, LoraLinear) else module for module in modules]
+    biases = None if plain[0].bias is None else torch.cat([linear.bias for linear in plain])
+    if any(isinstance(module, LoraLinear) for module in modules):
+        return torch.cat([_merged(module) for module in modules]).t().contiguous(), biases
+    weight = torch.cat([linear.weight for linear in plain]).t().contiguous()
+    begin = 0
+    for linear in plain:
+        linear.weight.data = weight[:, begin : begin + linear.out_features].t()
+        begin += linear.out_features
+    return weight, biases
+
+
+def _merged(module: Any) -> Tensor:
+    if not isinstance(module, LoraLinear):
+        weight: Tensor = module.weight
+        return weight
+    linear: Any = module.linear
+    merged: Tensor = linear.weight + (module.b @ module.a) * module.scale
+    return merged
+
+
+def _bias(mask: Tensor) -> Tensor:
+    """0 where a mask is set, minus infinity elsewhere, float32."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, float("-inf"))

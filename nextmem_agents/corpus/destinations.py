@@ -1,0 +1,168 @@
+"""Where an encoded corpus goes: into a scope of a store, or into a file that ``import`` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.corpus.documents import Document
+from nextmem_agents.corpus.encoding import missing, store_of
+from nextmem_agents.errors import DataError
+from nextmem_agents.scope import Scope
+from nextmem_agents.scope.transfer import FORMAT, VERSION, _to_json
+from nextmem_agents.store.checks import time_to_text
+from nextmem_agents.store.clock import utc_now
+from nextmem_agents.store.records import NewRecord
+
+
+class Destination(Protocol):
+    """Takes records in the order of their documents, and knows which it has."""
+
+    def missing(self, documents: Sequence[Document]) -> list[Document]:
+        """Those that are still to be encoded."""
+
+    def write(self, records: Sequence[NewRecord]) -> None:
+        """Keep these; durable when it returns."""
+
+    def finish(self) -> None:
+        """All documents were read."""
+
+    def close(self) -> None:
+        """Let go, finished or not."""
+
+
+class StoreDestination:
+    """A scope of a store, each batch in one transaction."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def missing(self, documents: Sequence[Document]) -> list[Document]:
+        """Those that the scope does not hold with the same text."""
+        return missing(self._scope, documents)
+
+    def write(self, records: Sequence[NewRecord]) -> None:
+        """Put them."""
+        store_of(self._scope).put(self._scope.name, records)
+
+    def finish(self) -> None:
+        """Nothing is left to do: every batch was durable."""
+
+    def close(self) -> None:
+        """The store stays open; it is its owner's."""
+
+
+class FileDestination:
+    """A file in the export's format, which appears when it is whole; until then it is ``NAME.part``.
+
+    A run that was interrupted leaves the part; the next one reads it along with the corpus and goes on where it ends.
+
+    Args:
+        path: the file.
+        codec: whose payloads it will hold.
+        scope: the name of the scope that they are bound to; ``import`` binds them to its own.
+
+    Raises:
+        DataError: the file is there already, cannot be written, or the part is of another codec or scope.
+    """
+
+    def __init__(self, path: Path, codec: LatentCodec, scope: str) -> None:
+        if path.exists():
+            raise DataError(f"{path} is there already; choose another file, or delete it")
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        self._checksum = blake2b(digest_size=32)
+        self._versions = 0
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "scope": scope,
+            "codec": codec.config.name,
+            "fingerprint": codec.fingerprint,
+            "dim": codec.index_size,
+        }
+        try:
+            self._file: BinaryIO = self._part.open("r+b" if self._part.exists() else "w+b")
+        except OSError as error:
+            raise DataError(f"{self._part} cannot be written: {error}") from error
+        try:
+            self._there: Iterator[str] | None = self._read_part(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def missing(self, documents: Sequence[Document]) -> list[Document]:
+        """Those after the end of what the part holds, which has to begin as the corpus does."""
+        fresh = []
+        for document in documents:
+            id_ = None if self._there is None else next(self._there, None)
+            if id_ is None:
+                self._there = None
+                fresh.append(document)
+            elif id_ != document.id:
+                raise DataError(
+                    f"{self._part} was begun from another corpus, or the corpus has changed: it has {id_!r} where "
+                    f"there is now {document.id!r} ({document.derived_from}); delete it to begin anew"
+                )
+        return fresh
+
+    def write(self, records: Sequence[NewRecord]) -> None:
+        """Append them."""
+        self._file.seek(0, os.SEEK_END)
+        for record in records:
+            self._append(_to_json(record))
+            self._versions += 1
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Write the checksum and give the file its name."""
+        if self._there is not None and next(self._there, None) is not None:
+            raise DataError(f"{self._part} holds more than the corpus; delete it to begin anew")
+        self._file.seek(0, os.SEEK_END)
+        last = {"versions": self._versions, "blake2b": self._checksum.hexdigest()}
+        self._file.write(json.dumps(last).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self._path)
+
+    def close(self) -> None:
+        """Leave the part as it is, for the next run."""
+        self._file.close()
+
+    def _append(self, value: dict[str, object]) -> None:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        self._checksum.update(line)
+        self._file.write(line)
+
+    def _read_part(self, header: dict[str, object]) -> Iterator[str]:
+        """The ids that the part holds; what was cut off while being written is cut away."""
+        first = self._file.readline()
+        if not first.endswith(b"\n"):
+            self._file.seek(0)
+            self._file.truncate()
+            self._append({**header, "exported_at": time_to_text(utc_now())})
+            return iter(())
+        begun = json.loads(first)
+        if any(begun.get(name) != value for name, value in header.items()):
+            raise DataError(f"{self._part} was begun with another codec or scope; delete it to begin anew")
+        self._checksum.update(first)
+        return self._ids()
+
+    def _ids(self) -> Iterator[str]:
+        whole = self._file.tell()
+        for line in iter(self._file.readline, b""):
+            if not line.endswith(b"\n") or b'"blake2b"' in line[:400]:
+                break
+            self._checksum.update(line)
+            self._versions += 1
+            whole += len(line)
+            yield str(json.loads(line)["id"])
+        self._file.seek(whole)
+        self._file.truncate()

@@ -1,0 +1,83 @@
+"""What all operations on a scope share: its store, its codec, and how payloads become memories."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+
+from nextmem_agents.codec.exact import DecompressedText, decompress
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.items import OnRemember
+from nextmem_agents.observability import observed
+from nextmem_agents.quantization import Payload
+from nextmem_agents.recall.budget import TokenCounter, token_counter
+from nextmem_agents.recall.embedders import Embedder
+from nextmem_agents.recall.hits import DecodeBatch, Memory
+from nextmem_agents.scope.decoded import decoded_texts
+from nextmem_agents.scope.vault import Vault
+from nextmem_agents.store.keys import KeyRing
+from nextmem_agents.store.records import Record, Store
+
+
+class ScopeBase:
+    """A scope's name, store and codec, and what its operations are made of."""
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        codec: LatentCodec,
+        keep_text: bool | None = None,
+        keys: KeyRing | None = None,
+        encrypted: bool = False,
+        embedder: Embedder | None = None,
+        on_remember: Sequence[OnRemember] = (),
+    ):
+        self.name = name
+        self._store = store
+        self.codec = codec
+        self._keep_text = keep_text
+        self._keys = keys
+        self._encrypt = encrypted
+        self._embedder = embedder
+        self._on_remember = tuple(on_remember)
+
+    def __repr__(self) -> str:
+        return f"Scope({self.name!r})"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether payloads are encrypted under this scope's own key, and no lexical index is kept."""
+        return self._vault().encrypted or self._encrypt
+
+    def _vault(self, writing: bool = False) -> Vault:
+        key = None if self._keys is None else self._keys.get(self.name)
+        if key is None and writing and self._encrypt and self._keys is not None:
+            key = self._keys.make(self.name)
+        return Vault(self.name, key)
+
+    def token_counter(self, model: str | None = None) -> TokenCounter:
+        """What counts tokens for a model by name: tiktoken where it knows the model and has its file here, else the
+        codec's tokenizer. ``source`` says which.
+        """
+        own = TokenCounter(f"codec:{self.codec.config.name}", self.codec.count_tokens)
+        return token_counter(model, own)
+
+    def _batch(self, records: Sequence[Record]) -> DecodeBatch:
+        stored = self._store.payloads(self.name, [record.version for record in records])
+        vault = self._vault()
+        return DecodeBatch(
+            [vault.read(record, stored.get(record.version, [])) for record in records], self._decompress
+        )
+
+    def _memories(self, records: Sequence[Record]) -> builtins.list[Memory]:
+        batch = self._batch(records)
+        return [Memory(record, batch, i) for i, record in enumerate(records)]
+
+    @observed("decode", items=lambda texts, *_, **__: len(texts))
+    def _decompress(self, memories: Sequence[Sequence[Payload]]) -> builtins.list[DecompressedText]:
+        if self.encrypted:  # its texts are readable with its key alone, and are not kept
+            return decompress(self.codec, memories)
+        return decoded_texts(self._store).texts(
+            self.name, memories, lambda chunks: decompress(self.codec, chunks)
+        )

@@ -1,0 +1,78 @@
+"""Reading memories by id, in order, and through their history."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import overload
+
+from nextmem_agents.asynchronous import async_iterator_twin, async_twin
+from nextmem_agents.recall.hits import Memory
+from nextmem_agents.scope.base import ScopeBase
+from nextmem_agents.store.records import Record, Where
+
+_PAGE = 64  # memories decoded together when all are listed
+
+
+class Reading(ScopeBase):
+    """The reading methods of a :class:`~nextmem_agents.Scope`."""
+
+    @overload
+    def get(self, id: str) -> Memory: ...  # type: ignore[overload-overlap]  # a string is a sequence of strings
+    @overload
+    def get(self, id: Sequence[str]) -> builtins.list[Memory]: ...
+    def get(self, id: str | Sequence[str]) -> Memory | builtins.list[Memory]:  # noqa: A002 - the field's own name
+        """The memory of an id, or the memories of a list of ids in order.
+
+        Raises:
+            MemoryNotFound: there is none of this id in this scope.
+        """
+        memories = self._memories(self._store.get(self.name, [id] if isinstance(id, str) else id))
+        return memories[0] if isinstance(id, str) else memories
+
+    def list(
+        self,
+        *,
+        where: Where | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+        after: str | None = None,
+        as_of: datetime | None = None,
+    ) -> Iterator[Memory]:
+        """All memories in the order they were written, or the newest first; texts are decoded page by page.
+
+        Args:
+            where: only memories that match.
+            newest_first: the other way round.
+            limit: at most this many: a page.
+            after: the id of the last memory of the page before.
+            as_of: what held at this time, as it was then.
+
+        Raises:
+            MemoryNotFound: there is no memory ``after`` (any more).
+        """
+        records = self._store.list(self.name, where, newest_first, limit, after, as_of)
+        return self._listed(records)
+
+    def _listed(self, records: Iterator[Record]) -> Iterator[Memory]:
+        while page := [*islice(records, _PAGE)]:
+            yield from self._memories(page)
+
+    def count(self) -> int:
+        """How many memories the scope holds."""
+        return self._store.count(self.name)
+
+    def history(self, id: str) -> builtins.list[Memory]:  # noqa: A002 - the field's own name
+        """All versions of a memory, oldest first, the present one last; their texts are decoded together.
+
+        Raises:
+            MemoryNotFound: there is none of this id in this scope.
+        """
+        return self._memories(self._store.history(self.name, id))
+
+    aget = async_twin(get)
+    alist = async_iterator_twin(list)  # noqa: A003 - the method is meant
+    acount = async_twin(count)
+    ahistory = async_twin(history)
