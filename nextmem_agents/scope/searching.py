@@ -34,11 +34,8 @@ from nextmem_agents.store.records import Store, Where
 
 Ranking = Literal["hybrid", "latent", "lexical"]
 _MIN_CANDIDATES = 256  # memories that are returned, and nearest ones that get a latent score of their own
-_LEAST_RELATED, _MOST_RELATED = (
-    0.4,
-    8,
-)  # cosine of a related word, and how many of a term that the scope holds
-_MAX_RERANKED = 64  # of those, whose latents are compared with the query's, where latents alone decide
+_LEAST_RELATED = 0.4  # cosine of a related word
+_MOST_RELATED = 8  # words related to a term, of those that the scope holds
 
 
 def score_memories(
@@ -166,7 +163,9 @@ def _by_latents(
     asked = codec.encode(chunks)
     found = dict(store.nearest(vault.scope, _vector(codec, asked), n, where, as_of))
     if codec.index_head is not None:
-        found |= _late_interaction(store, vault, codec, asked, islice(found, _MAX_RERANKED))
+        # The further half is left out: its pooled similarities are on another scale.
+        found = dict(islice(found.items(), n // 2))
+        found |= _late_interaction(store, vault, codec, asked, found)
     return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
 
 
