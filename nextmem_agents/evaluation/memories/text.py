@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from nextmem_agents.evaluation.locomo import Session
@@ -67,12 +68,11 @@ class LatestTurns:
         return Recalled("", ())
 
 
-class Searched:
+class Searched(ABC):
     """A text memory that searches: rendering and budget are those of a latent memory, only the search differs.
 
     Args:
-        search: ids of the best turns for a question, best first.
-        turns: by id.
+        k: turns to find.
         count, max_tokens: as in :class:`LatestTurns`.
     """
 
@@ -94,13 +94,13 @@ class Searched:
         block = render(found, self._count, self._max_tokens)
         return Recalled(block, tuple(turn.id for turn in found))
 
+    @abstractmethod
     def index(self, turns: Sequence[Quotation]) -> None:
         """Make turns searchable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def search(self, question: str) -> Sequence[str]:
         """Ids of the ``k`` best turns, best first."""
-        raise NotImplementedError
 
 
 class Bm25Memory(Searched):
