@@ -4,49 +4,42 @@ from __future__ import annotations
 
 import builtins
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from types import TracebackType
 
-import numpy.typing as npt
-
-from nextmem_agents.errors import InvalidArgument, MemoryNotFound, ReadOnlyStore, StoreClosed, StoreError
+from nextmem_agents.errors import InvalidArgument, ReadOnlyStore, StoreClosed, StoreError
 from nextmem_agents.store import folder as folders
 from nextmem_agents.store import maintenance, tables
 from nextmem_agents.store.checks import (
     check_count,
-    check_id,
     check_ids,
     check_record,
     check_scope,
-    check_terms,
-    check_vector,
     check_versions,
     time_to_text,
 )
-from nextmem_agents.store.clock import moment, utc_now
-from nextmem_agents.store.exact import unit
+from nextmem_agents.store.clock import Moment, moment, utc_now
+from nextmem_agents.store.exact import Vectors
 from nextmem_agents.store.filters import check_where
 from nextmem_agents.store.folder import Codec, Folder
 from nextmem_agents.store.outline import Outline
+from nextmem_agents.store.reading import PAGE, TableReading
 from nextmem_agents.store.records import (
     Access,
     Check,
     NewRecord,
-    Postings,
     Progress,
     Receipt,
-    Record,
     Report,
     Where,
 )
 
 EXACT_LIMIT = 20_000
-PAGE = 200
 
 
-class EmbeddedStore:
+class EmbeddedStore(TableReading):
     """A :class:`~nextmem_agents.store.records.Store` in one folder, for one writing process.
 
     Thread-safe. Within a process, opening the same folder again gives another handle on the same store; each
@@ -123,105 +116,29 @@ class EmbeddedStore:
             folder.wrote(None if swept else key)
             return written
 
-    def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
-        """The current records of these ids, in order; see ``Store.get``."""
-        name, wanted = check_scope(scope), check_ids(ids)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            versions = tables.current_versions(sql, key, name, wanted)
-            found = {} if key is None else tables.records(sql, key, versions)
-            return [found[version] for version in versions]
-
-    def list(
-        self,
-        scope: str,
-        where: Where | None = None,
-        newest_first: bool = False,
-        limit: int | None = None,
-        after: str | None = None,
-        as_of: datetime | None = None,
-    ) -> Iterator[Record]:
-        """All records that match, by write order, in pages; see ``Store.list``."""
-        name, at = check_scope(scope), moment(as_of)
-        check_where(where)
-        limit = None if limit is None else check_count("limit", limit)
-        after = None if after is None else check_id(after)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            versions = tables.listed_versions(sql, key, name, where, newest_first, limit, after, at)
-        return iter(()) if key is None else self._pages(key, versions)
-
-    def _pages(self, key: int, versions: Sequence[int]) -> Iterator[Record]:
-        for start in range(0, len(versions), PAGE):
-            page = versions[start : start + PAGE]
-            with self._use() as folder, folder.database.transaction() as sql:
-                found = tables.records(sql, key, page)
-            yield from (found[version] for version in page if version in found)
-
-    def history(self, scope: str, id: str) -> builtins.list[Record]:  # noqa: A002 -- the field's own name
-        """All versions of one memory, oldest first; see ``Store.history``."""
-        name, wanted = check_scope(scope), check_id(id)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            found = [] if key is None else tables.history(sql, key, wanted)
-        if not found:
-            raise MemoryNotFound(f"there is no memory {wanted!r} in the scope {name!r}")
-        return found
-
-    def records(self, scope: str, versions: Sequence[int]) -> dict[int, Record]:
-        """Records by version; see ``Store.records``."""
-        name, wanted = check_scope(scope), check_versions(versions)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            return {} if key is None else tables.records(sql, key, wanted)
-
     def payloads(self, scope: str, versions: Sequence[int]) -> dict[int, builtins.list[bytes]]:
         """The payloads of each version, in chunk order; see ``Store.payloads``."""
         name, wanted = check_scope(scope), check_versions(versions)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
+        with self._reading(name) as (sql, key):
             return {} if key is None else tables.payloads(sql, key, wanted)
 
-    def nearest(
-        self,
-        scope: str,
-        vector: npt.ArrayLike,
-        k: int,
-        where: Where | None = None,
-        as_of: datetime | None = None,
+    def _nearest(
+        self, scope: str, query: Vectors, k: int, where: Where | None, at: Moment
     ) -> builtins.list[tuple[int, float]]:
-        """The k most similar memories as (version, cosine); see ``Store.nearest``."""
-        name, k, at = check_scope(scope), check_count("k", k), moment(as_of)
-        check_where(where)
         with self._use() as folder:
-            query = unit(check_vector("the query vector", vector, (folder.codec.dim,)))
-            return folder.nearest(name, query, k, where, self._exact_limit, at)
+            return folder.nearest(scope, query, k, where, self._exact_limit, at)
 
-    def postings(
-        self, scope: str, terms: Sequence[str], where: Where | None = None, as_of: datetime | None = None
-    ) -> Postings:
-        """The lexical index's answer to a query's terms; see ``Store.postings``."""
-        name, wanted, at = check_scope(scope), check_terms(terms), moment(as_of)
-        check_where(where)
-        with self._use() as folder, folder.database.transaction() as sql:
-            return tables.postings(sql, tables.scope_key(sql, name), wanted, where, at)
+    def _dim(self) -> int:
+        with self._use() as folder:
+            return folder.codec.dim
 
-    def neighbours(
-        self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None
-    ) -> dict[int, builtins.list[int]]:
-        """What was written directly before and after in the same session; see ``Store.neighbours``."""
-        name, wanted, at = check_scope(scope), check_versions(versions), moment(as_of)
-        check_where(where)
+    @contextmanager
+    def _reading(self, scope: str) -> Iterator[tuple[sqlite3.Connection, int | None]]:
         with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            return {} if key is None else tables.neighbours(sql, key, wanted, where, at)
+            yield sql, tables.scope_key(sql, scope)
 
-    def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
-        """Who said what when, in which session; see ``Store.outline``."""
-        name, at = check_scope(scope), moment(as_of)
-        check_where(where)
-        with self._use() as folder, folder.database.transaction() as sql:
-            return folder.outline(sql, name, where, at)
+    def _outline(self, sql: sqlite3.Connection, key: int | None, where: Where | None, at: Moment) -> Outline:
+        return self._folder.outline(sql, key, where, at)
 
     def touch(self, scope: str, versions: Sequence[int]) -> None:
         """Note that these were recalled; see ``Store.touch``."""
@@ -238,13 +155,12 @@ class EmbeddedStore:
     def accesses(self, scope: str, versions: Sequence[int]) -> dict[int, Access]:
         """How often and when each was recalled; see ``Store.accesses``."""
         name, wanted = check_scope(scope), check_versions(versions)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
+        with self._reading(name) as (sql, key):
             if key is None:
                 return {}
             here = tables.records(sql, key, wanted).keys()
             found = tables.accesses(sql, key, list(here))
-            for version, (count, last) in folder.noted(key).items():
+            for version, (count, last) in self._folder.noted(key).items():
                 if version in here:
                     written = found[version].count if version in found else 0
                     found[version] = Access(written + count, datetime.fromisoformat(last))
@@ -299,26 +215,12 @@ class EmbeddedStore:
                 folder.wrote(None)
             return purged
 
-    def dump(self, scope: str) -> Iterator[NewRecord]:
-        """Every version as it was put, oldest first, in pages; see ``Store.dump``."""
-        name = check_scope(scope)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            versions = [] if key is None else tables.kept_versions(sql, key)
-        return iter(()) if key is None else self._dumped(key, versions)
-
-    def _dumped(self, key: int, versions: Sequence[int]) -> Iterator[NewRecord]:
+    def _dumped(self, scope: str, versions: Sequence[int]) -> Iterator[NewRecord]:
         for start in range(0, len(versions), PAGE):
-            with self._use() as folder, folder.database.transaction() as sql:
-                page = [*tables.dump(sql, key, folder.codec.dim, versions[start : start + PAGE])]
+            with self._reading(scope) as (sql, key):
+                part = versions[start : start + PAGE]
+                page = [] if key is None else [*tables.dump(sql, key, self._folder.codec.dim, part)]
             yield from (record for _, record in page)
-
-    def count(self, scope: str) -> int:
-        """How many memories the scope holds."""
-        name = check_scope(scope)
-        with self._use() as folder, folder.database.transaction() as sql:
-            key = tables.scope_key(sql, name)
-            return 0 if key is None else tables.lengths(sql, key)[0]
 
     def scopes(self) -> builtins.list[str]:
         """The scopes that hold a memory, sorted."""
@@ -363,14 +265,6 @@ class EmbeddedStore:
         if not self._closed:
             self._closed = True
             folders.release(self._folder)
-
-    def __enter__(self) -> EmbeddedStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _use(self, writing: bool = False, index: bool = False) -> Iterator[Folder]:

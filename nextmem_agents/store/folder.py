@@ -206,10 +206,10 @@ class Folder:
         versions = np.union1d(np.array(proposed, dtype=np.int64), tables.pending_versions(sql, scope))
         return rank(_units(tables.vectors(sql, scope, self.codec.dim, versions)), query, k, allowed)
 
-    def outline(self, sql: sqlite3.Connection, name: str, where: Where | None, at: Moment) -> Outline:
+    def outline(self, sql: sqlite3.Connection, key: int | None, where: Where | None, at: Moment) -> Outline:
         """Who said what when in a scope; see ``Store.outline``."""
         self._notice_changes()
-        return tables.outline(sql, tables.scope_key(sql, name), where, at, self._matrices.outlines)
+        return tables.outline(sql, key, where, at, self._matrices.outlines)
 
     def _notice_changes(self) -> None:
         changes = self.database.foreign_changes()

@@ -19,9 +19,10 @@ from nextmem_agents.store.checks import (
     check_scope,
 )
 from nextmem_agents.store.clock import moment, utc_now
-from nextmem_agents.store.embedded import EXACT_LIMIT, PAGE
+from nextmem_agents.store.embedded import EXACT_LIMIT
 from nextmem_agents.store.filters import check_where
 from nextmem_agents.store.folder import MEMORY, Codec
+from nextmem_agents.store.reading import PAGE
 from nextmem_agents.store.records import (
     Check,
     NewRecord,

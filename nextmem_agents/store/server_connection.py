@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nextmem_agents.errors import CodecMismatch, NewerFormat, StoreError
 from nextmem_agents.store.chroma import HNSW
+from nextmem_agents.store.exact import Vectors
 from nextmem_agents.store.folder import Codec
 from nextmem_agents.store.server_address import parse_address, probe
 
@@ -30,7 +30,6 @@ REQUEST_BYTES = 16 * 2**20
 REQUEST_ROWS = 2_000
 PAYLOAD_PREFIX = "data:application/octet-stream;base64,"
 
-Vectors = npt.NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 

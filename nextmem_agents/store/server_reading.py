@@ -8,90 +8,29 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
-from types import TracebackType
-from typing import TypeVar
 
-import numpy.typing as npt
-
-from nextmem_agents.errors import MemoryNotFound, ReadOnlyStore, StoreClosed, StoreError
+from nextmem_agents.errors import ReadOnlyStore, StoreClosed, StoreError
 from nextmem_agents.store import server_sharing, tables
 from nextmem_agents.store.checks import (
-    check_count,
-    check_id,
-    check_ids,
     check_scope,
-    check_terms,
-    check_vector,
     check_versions,
 )
-from nextmem_agents.store.clock import moment
-from nextmem_agents.store.embedded import PAGE
-from nextmem_agents.store.exact import unit
-from nextmem_agents.store.filters import check_where
+from nextmem_agents.store.clock import Moment, moment
+from nextmem_agents.store.exact import Vectors
 from nextmem_agents.store.outline import Outline
-from nextmem_agents.store.records import Access, NewRecord, Postings, Record, Where
+from nextmem_agents.store.reading import PAGE, TableReading
+from nextmem_agents.store.records import Access, NewRecord, Record, Where
 from nextmem_agents.store.server_rows import CHUNK, CLOCK, chunk_id, vectors_of
 from nextmem_agents.store.server_sharing import Shared
 
-Self = TypeVar("Self", bound="ServerReading")
 
-
-class ServerReading:
+class ServerReading(TableReading):
     """An open collection, and every read of it; see :class:`~nextmem_agents.store.server.ServerStore`."""
 
     def __init__(self, shared: Shared, read_only: bool) -> None:
         self._shared = shared
         self._read_only = read_only
         self._closed = False
-
-    def get(self, scope: str, ids: Sequence[str]) -> builtins.list[Record]:
-        """The current records of these ids, in order; see ``Store.get``."""
-        name, wanted = check_scope(scope), check_ids(ids)
-        with self._reading(name) as (sql, key):
-            at = moment()
-            versions = tables.current_versions(sql, key, name, wanted, at)
-            found = {} if key is None else tables.records(sql, key, versions, at)
-            return [found[version] for version in versions]
-
-    def list(
-        self,
-        scope: str,
-        where: Where | None = None,
-        newest_first: bool = False,
-        limit: int | None = None,
-        after: str | None = None,
-        as_of: datetime | None = None,
-    ) -> Iterator[Record]:
-        """All records that match, by write order, in pages; see ``Store.list``."""
-        name, at = check_scope(scope), moment(as_of)
-        check_where(where)
-        limit = None if limit is None else check_count("limit", limit)
-        after = None if after is None else check_id(after)
-        with self._reading(name) as (sql, key):
-            versions = tables.listed_versions(sql, key, name, where, newest_first, limit, after, at)
-        return self._pages(name, versions)
-
-    def _pages(self, scope: str, versions: Sequence[int]) -> Iterator[Record]:
-        for start in range(0, len(versions), PAGE):
-            page = versions[start : start + PAGE]
-            found = self.records(scope, page)
-            yield from (found[version] for version in page if version in found)
-
-    def history(self, scope: str, id: str) -> builtins.list[Record]:  # noqa: A002 -- the field's own name
-        """All versions of one memory, oldest first; see ``Store.history``."""
-        name, wanted = check_scope(scope), check_id(id)
-        with self._reading(name) as (sql, key):
-            found = [] if key is None else tables.history(sql, key, wanted)
-        if not found:
-            raise MemoryNotFound(f"there is no memory {wanted!r} in the scope {name!r}")
-        return found
-
-    def records(self, scope: str, versions: Sequence[int]) -> dict[int, Record]:
-        """Records by version; see ``Store.records``."""
-        name, wanted = check_scope(scope), check_versions(versions)
-        with self._reading(name) as (sql, key):
-            return {} if key is None else tables.records(sql, key, wanted)
 
     def payloads(self, scope: str, versions: Sequence[int]) -> dict[int, builtins.list[bytes]]:
         """The payloads of each version, in chunk order; see ``Store.payloads``."""
@@ -115,46 +54,18 @@ class ServerReading:
             for version, chunks in ids.items()
         }
 
-    def nearest(
-        self,
-        scope: str,
-        vector: npt.ArrayLike,
-        k: int,
-        where: Where | None = None,
-        as_of: datetime | None = None,
+    def _nearest(
+        self, scope: str, query: Vectors, k: int, where: Where | None, at: Moment
     ) -> builtins.list[tuple[int, float]]:
-        """The k most similar memories as (version, cosine); see ``Store.nearest``."""
-        name, k, at = check_scope(scope), check_count("k", k), moment(as_of)
-        check_where(where)
         shared = self._use()
-        query = unit(check_vector("the query vector", vector, (shared.codec.dim,)))
         with shared.mutex:
-            return shared.nearest(name, query, k, where, at, shared.sync(name, not self._read_only))
+            return shared.nearest(scope, query, k, where, at, shared.sync(scope, not self._read_only))
 
-    def postings(
-        self, scope: str, terms: Sequence[str], where: Where | None = None, as_of: datetime | None = None
-    ) -> Postings:
-        """The lexical index's answer to a query's terms; see ``Store.postings``."""
-        name, wanted, at = check_scope(scope), check_terms(terms), moment(as_of)
-        check_where(where)
-        with self._reading(name) as (sql, key):
-            return tables.postings(sql, key, wanted, where, at)
+    def _dim(self) -> int:
+        return self._use().codec.dim
 
-    def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
-        """Who said what when, in which session; see ``Store.outline``."""
-        name, at = check_scope(scope), moment(as_of)
-        check_where(where)
-        with self._reading(name) as (sql, key):
-            return tables.outline(sql, key, where, at, self._shared.replica.outlines)
-
-    def neighbours(
-        self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None
-    ) -> dict[int, builtins.list[int]]:
-        """What was written directly before and after in the same session; see ``Store.neighbours``."""
-        name, wanted, at = check_scope(scope), check_versions(versions), moment(as_of)
-        check_where(where)
-        with self._reading(name) as (sql, key):
-            return {} if key is None else tables.neighbours(sql, key, wanted, where, at)
+    def _outline(self, sql: sqlite3.Connection, key: int | None, where: Where | None, at: Moment) -> Outline:
+        return tables.outline(sql, key, where, at, self._shared.replica.outlines)
 
     def touch(self, scope: str, versions: Sequence[int]) -> None:
         """Note that these were recalled; see ``Store.touch``. Each process counts for itself, while it runs."""
@@ -170,13 +81,6 @@ class ServerReading:
         with self._reading(name) as (sql, key):
             return {} if key is None else tables.accesses(sql, key, wanted)
 
-    def dump(self, scope: str) -> Iterator[NewRecord]:
-        """Every version as it was put, oldest first; see ``Store.dump``."""
-        name = check_scope(scope)
-        with self._reading(name) as (sql, key):
-            versions = [] if key is None else tables.kept_versions(sql, key)
-        return self._dumped(name, versions)
-
     def _dumped(self, scope: str, versions: Sequence[int]) -> Iterator[NewRecord]:
         dim = self._shared.codec.dim
         for start in range(0, len(versions), PAGE):
@@ -189,12 +93,6 @@ class ServerReading:
                 chunks = {c: row for c in range(n) if (row := rows.get(chunk_id(version, c))) is not None}
                 payloads = [row.payload or b"" for _, row in sorted(chunks.items())]
                 yield replace(record, payloads=payloads, vectors=vectors_of(chunks, n, dim))
-
-    def count(self, scope: str) -> int:
-        """How many memories the scope holds."""
-        name = check_scope(scope)
-        with self._reading(name) as (sql, key):
-            return 0 if key is None else tables.lengths(sql, key, moment())[0]
 
     def scopes(self) -> builtins.list[str]:
         """The scopes that hold a memory, sorted; a small request for each that ever held one."""
@@ -244,14 +142,6 @@ class ServerReading:
         if not self._closed:
             self._closed = True
             server_sharing.release(self._shared)
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _use(self, writing: bool = False) -> Shared:
         shared = self._shared

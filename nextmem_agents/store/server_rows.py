@@ -32,8 +32,9 @@ import numpy as np
 
 from nextmem_agents.errors import NewerFormat, StoreError
 from nextmem_agents.store.checks import check_record, check_time, check_versions, time_to_text
+from nextmem_agents.store.exact import Vectors
 from nextmem_agents.store.records import NewRecord
-from nextmem_agents.store.server_connection import Row, Vectors
+from nextmem_agents.store.server_connection import Row
 
 CHUNK: Final = "chunk"
 FORGOTTEN: Final = "forgotten"

@@ -16,13 +16,13 @@ import numpy as np
 from nextmem_agents.errors import InvalidArgument, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.clock import Moment
-from nextmem_agents.store.exact import Versions, rank, unit
+from nextmem_agents.store.exact import Vectors, Versions, rank, unit
 from nextmem_agents.store.folder import Codec
 from nextmem_agents.store.lock import WriterLock
 from nextmem_agents.store.records import Where
 from nextmem_agents.store.rows import batches
 from nextmem_agents.store.server_commit import Committer
-from nextmem_agents.store.server_connection import Collection, Medium, Vectors
+from nextmem_agents.store.server_connection import Collection, Medium
 from nextmem_agents.store.server_replica import Replica, Seen
 from nextmem_agents.store.server_rows import CHUNK, all_of, chunk_id, digest
 from nextmem_agents.store.server_writers import Writer

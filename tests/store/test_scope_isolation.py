@@ -62,7 +62,7 @@ def test_every_method_takes_a_scope_first_and_is_checked_here():
 def test_the_embedded_store_has_exactly_the_protocols_methods():
     for name, signature in METHODS.items():
         assert inspect.signature(getattr(EmbeddedStore, name)) == signature
-    public = {name for name in vars(EmbeddedStore) if not name.startswith("_")}
+    public = {name for name in dir(EmbeddedStore) if not name.startswith("_")}
     assert public == METHODS.keys() | {"open"}
 
 
