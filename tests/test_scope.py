@@ -160,6 +160,21 @@ def test_where_filters_before_ranking(alice: Scope) -> None:
     assert [hit.role for hit in alice.recall("apples", where={"role": "user"})] == ["user"]
 
 
+def test_a_sample_is_spread_over_the_whole_scope(alice: Scope, memory: NextMem) -> None:
+    memory.scope("bob").remember("Not hers.")
+    ids = alice.remember([f"Note {i}." for i in range(20)])
+    alice.forget(ids[3])
+    sample = [item.id for item in alice.sample(5)]
+    assert 3 <= len(sample) <= 5
+    assert sample == sorted(sample, key=ids.index)
+    assert sample[0] == ids[0]
+    assert ids.index(sample[-1]) >= 14
+    assert [item.id for item in alice.sample(100)] == [id_ for id_ in ids if id_ != ids[3]]
+    assert memory.scope("nobody").sample(3) == []
+    with pytest.raises(InvalidArgument):
+        alice.sample(0)
+
+
 def test_an_empty_scope_recalls_nothing_and_answers_nothing(alice: Scope) -> None:
     assert len(alice.recall("anything")) == 0
     assert alice.recall("anything").as_prompt() == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from enum import Enum
 from typing import Annotated
@@ -84,7 +83,7 @@ def recall(
         return
     for hit in hits:
         if as_json:
-            parts = {name: value for name, value in dataclasses.asdict(hit.parts).items() if name != "total"}
+            parts = {part.name: {"value": part.value, "weight": part.weight} for part in hit.explain().parts}
             more = {"score": hit.score, "parts": parts, "fidelity": hit.fidelity, "latents": hit.n_latents}
             print_json(memory_fields(hit) | more)
         else:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from nextmem_agents.errors import DamagedRecord, MemoryNotFound
+from nextmem_agents.errors import DamagedRecord
 from nextmem_agents.memory import NextMem
 from nextmem_agents.quantization import QuantizedLatents
 from nextmem_agents.recall.hits import Memory
@@ -27,10 +26,7 @@ def map_view(memory: NextMem, scope: Scope, limit: int = MAX_POINTS) -> dict[str
         each direction shows. ``total``: how many memories the scope holds.
     """
     total = scope.count()
-    stride = max(1, -(-total // limit))
-    # The store's own list gives records alone; the scope's would read every payload on the way.
-    chosen = [record.id for record in islice(memory._store.list(scope.name), 0, None, stride)]
-    memories, vectors = _vectors(memory, _present(scope, chosen))
+    memories, vectors = _vectors(memory, scope.sample(limit))
     places, variance = principal_axes(vectors)
     return {
         "total": total,
@@ -46,19 +42,6 @@ def map_view(memory: NextMem, scope: Scope, limit: int = MAX_POINTS) -> dict[str
             for item, (x, y) in zip(memories, places.tolist(), strict=True)
         ],
     }
-
-
-def _present(scope: Scope, ids: Sequence[str]) -> list[Memory]:
-    try:
-        return scope.get(ids)
-    except MemoryNotFound:  # one was forgotten since: its neighbours matter more than one consistent moment
-        there = []
-        for id_ in ids:
-            try:
-                there.append(scope.get(id_))
-            except MemoryNotFound:
-                continue
-        return there
 
 
 def _vectors(memory: NextMem, memories: Sequence[Memory]) -> tuple[list[Memory], npt.NDArray[np.float32]]:

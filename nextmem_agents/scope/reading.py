@@ -11,6 +11,7 @@ from typing import overload
 from nextmem_agents.asynchronous import async_iterator_twin, async_twin
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope.base import ScopeBase
+from nextmem_agents.store.checks import check_count
 from nextmem_agents.store.records import Record, Where
 
 _PAGE = 64  # memories decoded together when all are listed
@@ -64,6 +65,18 @@ class Reading(ScopeBase):
         """How many memories the scope holds."""
         return self._store.count(self.name)
 
+    def sample(self, n: int) -> builtins.list[Memory]:
+        """At most ``n`` memories, spread evenly over the order in which all were written.
+
+        Raises:
+            InvalidArgument: ``n`` is not at least 1.
+        """
+        n = check_count("n", n)
+        versions = self._store.outline(self.name).versions
+        chosen = versions[:: max(1, -(-len(versions) // n))].tolist()
+        found = self._store.records(self.name, chosen)
+        return self._memories([found[version] for version in chosen if version in found])
+
     def history(self, id: str) -> builtins.list[Memory]:  # noqa: A002 - the field's own name
         """All versions of a memory, oldest first, the present one last; their texts are decoded together.
 
@@ -75,4 +88,5 @@ class Reading(ScopeBase):
     aget = async_twin(get)
     alist = async_iterator_twin(list)  # noqa: A003 - the method is meant
     acount = async_twin(count)
+    asample = async_twin(sample)
     ahistory = async_twin(history)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from nextmem_agents import NextMem
 from tests.cli.conftest import Run
 from tests.cli.covering import JSON, SUCCESS, covers
@@ -21,6 +23,9 @@ def test_recall_gives_an_object_a_line(works: Run, home: Path) -> None:
     assert set(hit) == FIELDS | {"score", "parts", "fidelity", "latents"}
     assert (hit["id"], hit["text"], hit["exact"]) == ("ferry", "The ferry leaves at nine.", True)
     assert 0 < hit["score"] <= 1
+    assert sum(p["value"] * p["weight"] for p in hit["parts"].values()) == pytest.approx(
+        hit["score"], abs=1e-4
+    )
     [other] = works(
         "recall", "ferry", "-s", "alice", "--where", "year=2024", "--ranking", "latent", "--json"
     ).rows
