@@ -163,7 +163,7 @@ def test_where_filters_before_ranking(alice: Scope) -> None:
 def test_a_sample_is_spread_over_the_whole_scope(alice: Scope, memory: NextMem) -> None:
     memory.scope("bob").remember("Not hers.")
     ids = alice.remember([f"Note {i}." for i in range(20)])
-    alice.forget(ids[3])
+    alice.forget([ids[3]])
     sample = [item.id for item in alice.sample(5)]
     assert 3 <= len(sample) <= 5
     assert sample == sorted(sample, key=ids.index)

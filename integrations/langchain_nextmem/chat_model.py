@@ -127,7 +127,8 @@ class ChatNextMem(BaseChatModel):
 
     def reads(self, scope: Scope) -> bool:
         """Whether this backbone is the one that a scope's latents are made for, and was trained to answer from them."""
-        return scope.codec.fingerprint == self.codec.fingerprint and self.codec.can_answer
+        trained = self.codec.config.answer_layout is not None
+        return scope.codec.fingerprint == self.codec.fingerprint and trained
 
     def in_scope(self, scope: Scope) -> ChatNextMem:
         """The same model over another scope's memories."""

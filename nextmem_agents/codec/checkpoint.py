@@ -4,6 +4,7 @@
     tokenizer.json               the tokenizer (tokenizers)
     special_tokens.safetensors   input embeddings of the tokens that the codec adds, if it does
     index_head.safetensors       what its latents are searched by, if it was trained for that
+    span_reader.safetensors      what finds answers in them, if it was trained for that
 
 and either the whole model
 
@@ -29,10 +30,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nextmem_agents.codec import index_head, lora, special_tokens, tokens
+from nextmem_agents.codec import index_head, lora, span_reader, special_tokens, tokens
 from nextmem_agents.codec.config import CONFIG_FILE, CodecConfig
 from nextmem_agents.codec.fingerprint import digest, read_json, weight_files
 from nextmem_agents.codec.index_head import IndexHead
+from nextmem_agents.codec.span_reader import SpanReader
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.errors import CheckpointError
 
@@ -60,6 +62,7 @@ class Parts:
         bundled: whether the backbone lies inside the codec's own folder.
         index_head: None for a codec whose raw latents are compared.
         reader: folder of the adapter that answers, on top of the decoder; None where the decoder itself does.
+        span_reader: None for a codec that has none. No part of the fingerprint: what is stored does not depend on it.
     """
 
     backbone: Path
@@ -69,6 +72,7 @@ class Parts:
     bundled: bool = False
     index_head: IndexHead | None = None
     reader: Path | None = None
+    span_reader: SpanReader | None = None
 
 
 def find(name: str | Path, allow_download: bool = False) -> Path:
@@ -171,7 +175,8 @@ def _parts(folder: Path, config: CodecConfig, allow_download: bool = False) -> P
     bundled = backbone.resolve().is_relative_to(folder.resolve())
     head = IndexHead.load(folder) if (folder / index_head.FILE).is_file() else None
     reader = folder / READER_ADAPTER if (folder / READER_ADAPTER).is_dir() else None
-    return Parts(backbone, tokenizer_json, adapters, special, bundled, head, reader)
+    spans = SpanReader.load(folder) if (folder / span_reader.FILE).is_file() else None
+    return Parts(backbone, tokenizer_json, adapters, special, bundled, head, reader, spans)
 
 
 def check_architecture(backbone: Path) -> dict[str, Any]:
@@ -242,6 +247,8 @@ def save(folder: Path, config: CodecConfig, parts: Parts, *, copy_backbone: bool
         parts.special_tokens.save(folder)
     if parts.index_head is not None:
         parts.index_head.save(folder)
+    if parts.span_reader is not None:
+        parts.span_reader.save(folder)
     (folder / tokens.FILE).write_text(parts.tokenizer_json, encoding="utf-8")
     # Last: a folder without nextmem.json is no codec, so an interrupted write is never taken for one.
     dataclasses.replace(config, fingerprint=fingerprint(folder, config)).save(folder)

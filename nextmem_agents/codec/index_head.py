@@ -2,8 +2,8 @@
 
 Latents carry a text to the last character, and their raw similarity says little about its subject (mean-pooled
 latents of a codec trained to reconstruct alone find next to nothing). A small head reads from each latent what a
-search needs: a few *term vectors*, compared by late interaction (MaxSim; Khattab & Zaharia, "ColBERT",
-arXiv 2004.12832), and a share of the one vector per text that an index can hold.
+search needs: one *term vector* for each of its tokens, compared by late interaction (MaxSim; Khattab & Zaharia,
+"ColBERT", arXiv 2004.12832), and a share of the one vector per text that an index can hold.
 """
 
 from __future__ import annotations
@@ -21,44 +21,94 @@ FILE = "index_head.safetensors"
 
 
 class IndexHead(nn.Module):
-    """Two linear maps over one hidden layer, applied to every latent by itself.
+    """Two hidden layers, applied to every latent by itself; term vectors from them, and from those the index vector.
 
     Args:
         dim: D, the width of a latent.
         terms_per_latent: m, the term vectors of one latent.
         term_size: their width.
-        index_size: width of the pooled vector.
+        index_size: width of the index vector.
+        width: of the hidden layers.
+        vocabulary: V, the tokens that term vectors can name; 0 where the head was not trained to.
 
-    The norm of a query's term vector is its weight; a passage's are compared by direction alone.
+    The norm of a query's term vector is its weight; a passage's are compared by direction alone. Where term vectors
+    name tokens, a text's index vector is the sum of the learnt vectors of those, each as far as it was read with
+    certainty; else it is a sum of the latents' own shares.
     """
 
-    def __init__(self, dim: int, terms_per_latent: int, term_size: int, index_size: int):
+    def __init__(
+        self,
+        dim: int,
+        terms_per_latent: int,
+        term_size: int,
+        index_size: int,
+        width: int,
+        vocabulary: int = 0,
+    ):
         super().__init__()
-        width = 2 * dim
         self.term_size = term_size
         self.hidden = nn.Linear(dim, width)
-        self.to_terms = nn.Linear(width, terms_per_latent * term_size, bias=False)
-        self.to_index = nn.Linear(width, index_size, bias=False)
+        self.deeper = nn.Linear(width, width)
+        # One more than m: the first token behind a latent's own is kept by that latent, not by the next.
+        self.to_terms = nn.Linear(width, (terms_per_latent + 1) * term_size, bias=False)
+        # The direction of each token: where a term vector points that stands for it.
+        self.tokens = nn.Parameter(F.normalize(torch.randn(vocabulary, term_size), dim=-1))
+        self.sharpness = nn.Parameter(torch.tensor([3.0]))
+        self.to_index = (
+            nn.Embedding(vocabulary, index_size) if vocabulary else nn.Linear(width, index_size, bias=False)
+        )
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents [..., D] to term vectors [..., m, term_size] and shares of the pooled vector [..., index_size]."""
-        hidden = F.silu(self.hidden(latents))
-        return self.to_terms(hidden).unflatten(-1, (-1, self.term_size)), self.to_index(hidden)
+    @property
+    def index_size(self) -> int:
+        """P, the width of the index vector."""
+        return self.to_index.weight.shape[1 if len(self.tokens) else 0]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents [..., L, D] of whole texts to their term vectors, [..., L * m, term_size], in the tokens' order."""
+        own, behind = self._read(latents)
+        first = torch.cat([own[..., :1, 0, :], behind[..., :-1, :]], dim=-2)
+        return torch.cat([first[..., None, :], own[..., 1:, :]], dim=-2).flatten(-3, -2)
+
+    def _read(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Term vectors of a latent's own tokens [..., m, term_size], and of the one behind them [..., term_size]."""
+        found = self.to_terms(self._features(latents)).unflatten(-1, (-1, self.term_size))
+        return found[..., :-1, :], found[..., -1, :]
+
+    def _features(self, latents: Tensor) -> Tensor:
+        first = self.hidden(latents)
+        return F.silu(first + self.deeper(F.silu(first)))
 
     def terms(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Term vectors of padded latents [B, L, D], [B, L * m, term_size], and how many each row has, int64 [B]."""
         valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
         # Padding is most of a batch of short texts, and is not computed.
-        found = self.to_terms(F.silu(self.hidden(latents[valid]))).unflatten(-1, (-1, self.term_size))
-        out = found.new_zeros(*latents.shape[:2], *found.shape[1:])
-        out[valid] = found
-        return out.flatten(1, 2), lengths * found.shape[1]
+        own, behind = self._read(latents[valid])
+        place = valid.nonzero()[:, 1]
+        m = own.shape[1]
+        # Rows follow one another, so that the latent before is the row's own but for its first.
+        first = torch.where((place == 0)[:, None], own[:, 0], behind.roll(1, 0))
+        out = own.new_zeros(*valid.shape, m, self.term_size)
+        out[valid] = torch.cat([first[:, None], own[:, 1:]], dim=1)
+        return out.flatten(1, 2), lengths * m
+
+    def named_tokens(self, terms: Tensor) -> tuple[Tensor, Tensor]:
+        """The token that each term vector [..., term_size] names, int64 [...], and how certainly, 0..1 [...]."""
+        cosine = F.normalize(terms, dim=-1) @ F.normalize(self.tokens, dim=-1).T
+        certainty, named = (cosine * self.sharpness.exp()).softmax(-1).max(-1)
+        return named, certainty
 
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""
-        _, shares = self(latents)
-        valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
-        return F.normalize((shares * valid[..., None]).sum(1), dim=-1)
+        if not len(self.tokens):
+            valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
+            shares = self.to_index(self._features(latents)) * valid[..., None]
+            return F.normalize(shares.sum(1), dim=-1)
+        terms, counts = self.terms(latents, lengths)
+        there = torch.arange(terms.shape[1], device=latents.device) < counts[:, None]
+        named, certainty = self.named_tokens(terms[there])
+        out = terms.new_zeros(len(terms), self.index_size)
+        out.index_add_(0, there.nonzero()[:, 0], self.to_index(named) * certainty[:, None])
+        return F.normalize(out, dim=-1)
 
     def save(self, folder: Path) -> None:
         """Write ``index_head.safetensors``, in bfloat16."""
@@ -80,13 +130,12 @@ class IndexHead(nn.Module):
             with safe_open(path, framework="pt") as file:
                 term_size = int(file.metadata()["term_size"])
             width, dim = tensors["hidden.weight"].shape
-            terms, index_size = tensors["to_terms.weight"].shape[0], tensors["to_index.weight"].shape[0]
-            head = cls(dim, terms // term_size, term_size, index_size)
+            terms, vocabulary = tensors["to_terms.weight"].shape[0], len(tensors["tokens"])
+            index_size = tensors["to_index.weight"].shape[1 if vocabulary else 0]
+            head = cls(dim, terms // term_size - 1, term_size, index_size, width, vocabulary)
             head.load_state_dict({k: v.float() for k, v in tensors.items()})
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} cannot be read as an index head: {error}") from error
-        if width != 2 * dim:
-            raise CheckpointError(f"{path}: a hidden layer of {width}, where {2 * dim} is meant")
         return head.eval().requires_grad_(False)
 
 

@@ -13,10 +13,18 @@ from nextmem_agents.codec.chunking import chunk_text
 from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import late_interaction
-from nextmem_agents.codec.injection import LAYOUTS, answer_prompt, inject_batch
+from nextmem_agents.codec.injection import (
+    LAYOUTS,
+    READER,
+    Segment,
+    answer_prompt,
+    inject_batch,
+    reader_prompt,
+)
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
 from nextmem_agents.codec.projection import project
+from nextmem_agents.codec.span_reader import find_answer
 from nextmem_agents.errors import (
     CannotAnswer,
     CodecMismatch,
@@ -58,7 +66,7 @@ class LatentCodec(LoadedCodec):
     def index_size(self) -> int:
         """P, the width of an index vector."""
         if self.index_head is not None:
-            return self.index_head.to_index.out_features
+            return self.index_head.index_size
         return self.config.index_dimensions or self.dim
 
     @property
@@ -157,7 +165,10 @@ class LatentCodec(LoadedCodec):
         return self.tokenizer.to_bytes(ids).decode("utf-8", "replace")
 
     def answer(self, latents: Latents, questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
-        """Answer each question from its row's latents, injected as input embeddings; greedy, batched.
+        """Answer each question from its row's latents alone.
+
+        They are injected into the backbone as input embeddings, and the answer is decoded greedily, batched; a codec
+        with a span reader gives the tokens that it finds the answer in, as the index head names them.
 
         Args:
             latents: one row per question.
@@ -173,7 +184,7 @@ class LatentCodec(LoadedCodec):
             TextTooLong: a question has more tokens than its layout has room for (released: 960).
             InvalidArgument: not one question per row, or a question is no string or has lone surrogates.
         """
-        if self.config.answer_layout is None:
+        if not self.can_answer:
             raise CannotAnswer(
                 f"codec {self.config.name!r} reconstructs text and was not trained to answer from latents; "
                 "decompress the memory and ask a chat model"
@@ -182,10 +193,13 @@ class LatentCodec(LoadedCodec):
         _check_steps(max_new_tokens)
         if isinstance(questions, str) or len(questions) != len(latents):
             raise InvalidArgument(f"answer takes one question per row of latents: a list of {len(latents)}")
-        layout = LAYOUTS[self.config.answer_layout]
+        layout = LAYOUTS[self.config.answer_layout or READER]
         for i, question in enumerate(questions):
             if (n := self.count_tokens(question)) > layout.max_question_tokens:
                 raise TextTooLong(f"question {i} has {n} tokens, and may have {layout.max_question_tokens}")
+        if self.span_reader is not None:
+            rows = zip(latents.values, latents.lengths.tolist(), strict=True)
+            return self.read([[values[:n]] for values, n in rows], questions)
         prompts = [
             answer_prompt(layout, self.tokenizer, self.config, question, values[:n])
             for question, values, n in zip(questions, latents.values, latents.lengths.tolist(), strict=True)
@@ -200,8 +214,54 @@ class LatentCodec(LoadedCodec):
 
     @property
     def can_answer(self) -> bool:
-        """Whether :meth:`answer` works: the codec has a prompt layout for it."""
-        return self.config.answer_layout is not None
+        """Whether :meth:`answer` works: the codec has a prompt layout for it, or a span reader."""
+        return self.config.answer_layout is not None or self.span_reader is not None
+
+    @property
+    def reads_bare(self) -> bool:
+        """Whether what answers takes memories one after another, as text or latents, with nothing around them."""
+        return self.config.answer_layout == READER or self.span_reader is not None
+
+    def read(
+        self, memories: Sequence[Sequence[Segment]], questions: Sequence[str], max_new_tokens: int = 64
+    ) -> list[str]:
+        """Answer each question from memories that are token ids or latents, in any mixture; see :attr:`reads_bare`.
+
+        Args:
+            memories: of each question, best first; ids, or latents float32 [L, D] as quantised.
+            questions: one for each row of memories.
+            max_new_tokens: where an answer is cut at the latest.
+
+        Returns:
+            Answers; the empty string where a span reader is given no memory.
+
+        Raises:
+            CannotAnswer: this codec does not read memories so.
+            TextTooLong: a question has more than 128 tokens.
+            InvalidArgument: not one question per row, or a question is no string or has lone surrogates.
+        """
+        if not self.reads_bare:
+            raise CannotAnswer(
+                f"codec {self.config.name!r} has no reader that takes memories one after another"
+            )
+        if isinstance(questions, str) or len(questions) != len(memories):
+            raise InvalidArgument(f"read takes one question per row of memories: a list of {len(memories)}")
+        asked = self.tokenizer.encode(questions)
+        layout = LAYOUTS[READER]
+        for i, ids in enumerate(asked):
+            if len(ids) > layout.max_question_tokens:
+                raise TextTooLong(
+                    f"question {i} has {len(ids)} tokens, and may have {layout.max_question_tokens}"
+                )
+        if self.span_reader is not None and self.index_head is not None:
+            found = [
+                find_answer(self.span_reader, self.index_head, ids, row)[:max_new_tokens]
+                for ids, row in zip(asked, memories, strict=True)
+            ]
+        else:
+            prompts = [reader_prompt(self.config, row, ids) for row, ids in zip(memories, asked, strict=True)]
+            found = inject_batch(self.reader, self.config, prompts, steps=[max_new_tokens] * len(prompts))
+        return [layout.clean(self._text(row)) for row in found]
 
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D] (paper, task 3)."""

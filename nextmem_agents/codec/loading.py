@@ -44,6 +44,7 @@ class LoadedCodec:
         self.encoder, self.decoder, self.reader = load_roles(parts, placement or Placement())
         self.folder = folder
         self.index_head = parts.index_head
+        self.span_reader = parts.span_reader
         self.parts = parts
         self.worker = CodecWorker()
         self._elsewhere: dict[str, Self] = {}
@@ -166,8 +167,9 @@ class LoadedCodec:
             )
         for role in {self.encoder, self.decoder, self.reader}:
             role.to(device)
-        if self.index_head is not None:
-            self.index_head.to(device)
+        for head in (self.index_head, self.span_reader):
+            if head is not None:
+                head.to(device)
         return self
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextmem_agents.codec.injection import Segment, inject_batch, reader_prompt
+from nextmem_agents.codec.injection import Segment
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import CannotAnswer, DataError
 from nextmem_agents.evaluation.metrics import exact_match, squad_normalise, token_f1
@@ -34,8 +34,8 @@ class Reading:
 
     Attributes:
         memory: ``text`` (the memories' tokens), ``decompressed`` (tokens of what the decoder makes of the 4-bit
-            latents, unrepaired), ``injected`` (the 4-bit latents), ``none`` (the question alone), ``chance`` (another
-            question's answer).
+            latents, unrepaired), ``injected`` (the 4-bit latents), ``none`` (the question alone), ``another's`` (the
+            4-bit latents of another question's memories), ``chance`` (another question's answer).
         questions: how many.
         exact: share of answers that equal a right one after SQuAD's normalisation.
         f1: token F1 against the best right answer (SQuAD's).
@@ -94,9 +94,10 @@ def evaluate(codec: LatentCodec, asked: Sequence[Asked], seed: int = 0) -> list[
         CannotAnswer: the codec has no reader.
         DataError: there is no question.
     """
-    if codec.config.answer_layout != "reader":
+    if not codec.reads_bare:
         raise CannotAnswer(
-            f"codec {codec.config.name!r} has no reader; train one with `nextmem train reader`"
+            f"codec {codec.config.name!r} has no reader; train one with `nextmem train span-reader` or "
+            "`nextmem train reader`"
         )
     if not asked:
         raise DataError("there is no question to ask")
@@ -115,15 +116,14 @@ def evaluate(codec: LatentCodec, asked: Sequence[Asked], seed: int = 0) -> list[
         "injected": grouped(rows),
         "none": [[] for _ in asked],
     }
-    questions = codec.tokenizer.encode([item.question for item in asked])
+    ways["another's"] = ways["injected"][1:] + ways["injected"][:1]
+    questions = [item.question for item in asked]
     found = []
     for name, memories in ways.items():
-        prompts = [reader_prompt(codec.config, m, q) for m, q in zip(memories, questions, strict=True)]
         replies: list[str] = []
-        for begin in range(0, len(prompts), _BATCH):
-            batch = prompts[begin : begin + _BATCH]
-            ids = inject_batch(codec.reader, codec.config, batch, steps=[_ANSWER_TOKENS] * len(batch))
-            replies += [codec.tokenizer.to_bytes(row).decode("utf-8", "replace").strip() for row in ids]
+        for begin in range(0, len(asked), _BATCH):
+            batch = slice(begin, begin + _BATCH)
+            replies += codec.read(memories[batch], questions[batch], _ANSWER_TOKENS)
         positions = float(np.mean([sum(map(len, m)) for m in memories]))
         found.append(_row(name, replies, asked, positions))
     others = [item.answers[0] for item in asked]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from nextmem_agents.codec.injection import READER
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import CannotAnswer, InvalidArgument
@@ -126,7 +125,7 @@ def answers_unasked(codec: LatentCodec) -> bool:
     if not codec.can_answer:
         return False
     said = codec.config.answers_unasked
-    return codec.config.answer_layout != READER if said is None else said
+    return not codec.reads_bare if said is None else said
 
 
 def make_plan(
@@ -165,7 +164,7 @@ def make_plan(
         return _as_text(memories, counter, mode, max_tokens, "the model does not read these latents")
     own = TokenCounter(f"codec:{codec.config.name}", codec.count_tokens)
     # A trained reader knows memories one after another, and no block around them.
-    bare = isinstance(model, LatentCodec) and codec.config.answer_layout == READER
+    bare = isinstance(model, LatentCodec) and codec.reads_bare
     least = float(getattr(model, "min_fidelity", MIN_FIDELITY))
     return _Planner(own, mode, max_tokens, codec, bare, least).plan(memories)
 

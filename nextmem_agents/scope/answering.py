@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from nextmem_agents.codec.injection import LAYOUTS, READER, Segment, inject_batch, reader_prompt
+from nextmem_agents.codec.injection import Segment
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.errors import CannotAnswer, TextTooLong
+from nextmem_agents.errors import CannotAnswer
 from nextmem_agents.recall.budget import TokenCounter
 from nextmem_agents.recall.extract import best_sentence
 from nextmem_agents.recall.hits import Hits
@@ -79,8 +79,8 @@ def answer_from_text(
 
 def answer_by_codec(question: str, hits: Hits, plan: Plan, codec: LatentCodec) -> Answer:
     """The reply of the codec's own reader to the hits as the plan gives them, best first."""
-    if plan.bare and plan.text_tokens:
-        reply = _read_bare(question, plan, codec)
+    if plan.bare:
+        reply = codec.read([_segments(plan, codec)], [question], MAX_NEW_TOKENS)[0]
     else:
         rows = [latents.values[0] for latents in plan.latents(codec)]
         together = torch.cat(rows) if rows else torch.zeros(0, codec.dim)
@@ -91,17 +91,12 @@ def answer_by_codec(question: str, hits: Hits, plan: Plan, codec: LatentCodec) -
     return Answer(reply, hits, plan.took, "codec", plan.tokens, plan)
 
 
-def _read_bare(question: str, plan: Plan, codec: LatentCodec) -> str:
-    """A trained reader's reply to texts and latents that follow one another, as it was trained on either."""
-    layout = LAYOUTS[READER]
-    if (n := codec.count_tokens(question)) > layout.max_question_tokens:
-        raise TextTooLong(f"the question has {n} tokens, and may have {layout.max_question_tokens}")
+def _segments(plan: Plan, codec: LatentCodec) -> list[Segment]:
+    """Texts as token ids, and latents, best first."""
     segments: list[Segment] = []
     for each in plan.memories:
         if each.mode == "decompress":
             segments.append(codec.tokenizer.encode([each.memory.text])[0])
         elif each.mode == "inject":
             segments.append(each.memory.latents(codec).values[0])
-    prompt = reader_prompt(codec.config, segments, codec.tokenizer.encode([question])[0])
-    ids = inject_batch(codec.reader, codec.config, [prompt], steps=[MAX_NEW_TOKENS])[0]
-    return layout.clean(codec.tokenizer.to_bytes(ids).decode("utf-8", "replace"))
+    return segments

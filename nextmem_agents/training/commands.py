@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -23,6 +26,9 @@ ConfigOption = Annotated[
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Override the number of steps.")]
 CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")]
 ExportOption = Annotated[Path | None, typer.Option(help="Write the codec with it into this new folder.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print what was trained as one JSON object at the end.")
+]
 BackboneOption = Annotated[
     Path,
     typer.Option(
@@ -42,6 +48,7 @@ def from_scratch(
     steps: StepsOption = None,
     export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a small codec from scratch, or go on with a run that was interrupted.
 
@@ -67,9 +74,10 @@ def from_scratch(
     if steps is not None:
         chosen = dataclasses.replace(chosen, steps=steps)
     train_from_scratch(chosen, data, output, compile_model=compile_model)
-    if export is not None and is_first_process():
-        export_run(output, export)
-        typer.echo(f"codec written to {export}")
+    if is_first_process():
+        if export is not None:
+            export_run(output, export)
+        _report("codec", output, export, as_json)
 
 
 @train.command()
@@ -79,6 +87,7 @@ def language_model(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: Annotated[Path | None, typer.Option(help="Write the model into this new folder.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Pretrain a small Qwen3 on next tokens: a backbone for the two stages where there is none."""
     from nextmem_agents.training.language_model import (
@@ -88,11 +97,11 @@ def language_model(
     )
 
     loss = train_language_model(_settings(LanguageModelConfig, config, steps), data, output)
-    if loss is not None:
-        typer.echo(f"held-out loss {loss:.4f} nats per token")
-    if export is not None and _first_process():
-        export_language_model(output, export)
-        typer.echo(f"language model written to {export}")
+    if _first_process():
+        if export is not None:
+            export_language_model(output, export)
+        found = {} if loss is None else {"held_out_loss": loss}
+        _report("language model", output, export, as_json, found)
 
 
 @train.command()
@@ -105,14 +114,16 @@ def stage_1(
     export: Annotated[
         Path | None, typer.Option(help="Write adapter and special tokens into this new folder.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Stage 1, autoregressive reconstruction alignment: the backbone learns to repeat a text after [SoD]."""
     from nextmem_agents.training.stage_1 import Stage1Config, export_stage_1, train_stage_1
 
     train_stage_1(_settings(Stage1Config, config, steps), backbone, data, output)
-    if export is not None and _first_process():
-        export_stage_1(output, backbone, export)
-        typer.echo(f"stage 1 written to {export}")
+    if _first_process():
+        if export is not None:
+            export_stage_1(output, backbone, export)
+        _report("stage 1", output, export, as_json)
 
 
 @train.command()
@@ -127,19 +138,24 @@ def stage_2(
     copy_backbone: Annotated[
         bool, typer.Option(help="Copy the backbone's weights into the codec too.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Stage 2, progressive latent substitution: the encoder learns latents that the frozen decoder reads."""
     from nextmem_agents.training.lora_export import export_codec
     from nextmem_agents.training.stage_2 import Stage2Config, train_stage_2
 
     train_stage_2(_settings(Stage2Config, config, steps), backbone, stage_1, data, output)
-    if export is not None and _first_process():
-        found = export_codec(output, backbone, stage_1, export, copy_backbone=copy_backbone)
-        typer.echo(f"codec written to {export}")
-        if found is not None:
-            typer.echo(
-                f"held-out texts: F1 {found.quantised.f1:.4f}, exact {found.quantised.exact:.4f}, over {found.n}"
-            )
+    if _first_process():
+        scores: dict[str, float] = {}
+        if export is not None:
+            found = export_codec(output, backbone, stage_1, export, copy_backbone=copy_backbone)
+            if found is not None:
+                scores = {
+                    "held_out_f1": found.quantised.f1,
+                    "held_out_exact": found.quantised.exact,
+                    "held_out_texts": found.n,
+                }
+        _report("codec", output, export, as_json, scores)
 
 
 @train.command()
@@ -150,6 +166,7 @@ def index_head(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: ExportOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train what a codec's latents are searched by; the codec itself stays as it is."""
     from nextmem_agents.codec.latent_codec import LatentCodec
@@ -157,9 +174,10 @@ def index_head(
     from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 
     head = train_index_head(LatentCodec.load(codec), _settings(IndexHeadConfig, config, steps), data, output)
-    if export is not None and _first_process():
-        extend_codec(codec, export, head=head)
-        typer.echo(f"codec written to {export}")
+    if _first_process():
+        if export is not None:
+            extend_codec(codec, export, head=head)
+        _report("codec", output, export, as_json)
 
 
 @train.command()
@@ -170,6 +188,7 @@ def reader(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: ExportOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a small adapter that answers questions from a codec's latents; the codec itself stays as it is."""
     from nextmem_agents.codec.latent_codec import LatentCodec
@@ -178,9 +197,34 @@ def reader(
 
     adapter = output / "adapter"
     train_reader(LatentCodec.load(codec), _settings(ReaderConfig, config, steps), data, output, adapter)
-    if export is not None and _first_process():
-        extend_codec(codec, export, reader=adapter)
-        typer.echo(f"codec written to {export}")
+    if _first_process():
+        if export is not None:
+            extend_codec(codec, export, reader=adapter)
+        _report("codec", output, export, as_json)
+
+
+@train.command()
+def span_reader(
+    data: DataOption,
+    output: RunOption,
+    codec: CodecOption = "mini",
+    config: ConfigOption = None,
+    steps: StepsOption = None,
+    export: ExportOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train what finds the answer to a question in latents or text; the codec itself stays as it is."""
+    from nextmem_agents.codec.latent_codec import LatentCodec
+    from nextmem_agents.training.export import extend_codec
+    from nextmem_agents.training.span_reading import SpanReaderConfig, train_span_reader
+
+    reader = train_span_reader(
+        LatentCodec.load(codec), _settings(SpanReaderConfig, config, steps), data, output
+    )
+    if _first_process():
+        if export is not None:
+            extend_codec(codec, export, span_reader=reader)
+        _report("codec", output, export, as_json)
 
 
 @train.command()
@@ -190,11 +234,14 @@ def word_vectors(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: Annotated[Path | None, typer.Option(help="Write the related words to this file.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train the word vectors by which a question finds words of like meaning; minutes on one core."""
     from nextmem_agents.training.word_vectors import WordVectorsConfig, train_word_vectors
 
     train_word_vectors(_settings(WordVectorsConfig, config, steps), data, output, export)
+    if _first_process():
+        _report("related words", output, export, as_json)
 
 
 def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Config:
@@ -208,3 +255,23 @@ def _first_process() -> bool:
     from nextmem_agents.training.scratch import is_first_process
 
     return is_first_process()
+
+
+def _report(
+    what: str, run: Path, export: Path | None, as_json: bool, found: Mapping[str, float] | None = None
+) -> None:
+    """Say where the run and its result are, with the last step's figures."""
+    from nextmem_agents.training.loop import LOG_FILE
+
+    log = run / LOG_FILE
+    figures = {}
+    if log.is_file():
+        with log.open(encoding="utf-8") as lines:
+            figures = json.loads(deque(lines, maxlen=1)[0])
+    if as_json:
+        written = None if export is None else str(export)
+        typer.echo(json.dumps({"run": str(run), "export": written, "last_step": figures, **(found or {})}))
+        return
+    if found:
+        typer.echo(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in found.items()))
+    typer.echo(f"run kept in {run}" if export is None else f"{what} written to {export}")

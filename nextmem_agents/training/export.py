@@ -16,6 +16,7 @@ from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import IndexHead
+from nextmem_agents.codec.span_reader import SpanReader
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError
 from nextmem_agents.quantization.latents import NF4_LEVELS
@@ -100,11 +101,16 @@ def _calibration_texts(run: Path, config: ScratchConfig, tokenizer: Tokenizer) -
 
 
 def extend_codec(
-    codec: str | Path, folder: Path, *, head: IndexHead | None = None, reader: Path | None = None
+    codec: str | Path,
+    folder: Path,
+    *,
+    head: IndexHead | None = None,
+    reader: Path | None = None,
+    span_reader: SpanReader | None = None,
 ) -> None:
-    """Write a codec again, with an index head or a reader's adapter (PEFT's folder) that were trained for it.
+    """Write a codec again, with an index head, a reader's adapter (PEFT's folder) or a span reader trained for it.
 
-    Latents and decoding stay what they were; the fingerprint is a new one, since search or answers are not.
+    Latents and decoding stay what they were. With an index head or an adapter, the fingerprint is a new one.
 
     Raises:
         CheckpointError: there is no such codec, or ``folder`` exists and is not empty.
@@ -115,4 +121,6 @@ def extend_codec(
     if reader is not None:
         parts = dataclasses.replace(parts, reader=reader)
         config = dataclasses.replace(config, answer_layout="reader")
+    if span_reader is not None:
+        parts = dataclasses.replace(parts, span_reader=span_reader)
     checkpoint.save(folder, config, parts)

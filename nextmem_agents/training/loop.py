@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -174,7 +175,9 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(*columns, disable=not process.is_main_process))
+        progress = stack.enter_context(
+            Progress(*columns, console=Console(stderr=True), disable=not process.is_main_process)
+        )
         log = stack.enter_context(_Log(run / LOG_FILE, first)) if process.is_main_process else None
         task = progress.add_task(title, total=config.steps, completed=first)
         for step in range(first, config.steps):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,21 @@ def write_pairs(tokenizer: Tokenizer, path: Path, target: Path) -> None:
     partial.replace(target)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Token ids of a question and of a text, and the first and one past the last token of the answer there."""
+
+    question: Array
+    text: Array
+    begin: int
+    end: int
+
+    @property
+    def answer(self) -> Array:
+        """The answer's token ids."""
+        return self.text[self.begin : self.end]
+
+
 class Pairs:
     """The questions of one file, drawn at random."""
 
@@ -123,8 +139,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def draw(self, rng: np.random.Generator, length: int) -> tuple[Array, Array, Array]:
-        """A question, a stretch of at most ``length`` tokens of its context that holds the answer, the answer."""
+    def draw(self, rng: np.random.Generator, length: int) -> Pair:
+        """A question and a stretch of at most ``length`` tokens of its context, around the answer.
+
+        A longer answer is cut at the end of the stretch.
+        """
         which = int(rng.integers(len(self)))
         context, begin, end = self._answers[which]
         text = self._contexts[self._context_offsets[context] : self._context_offsets[context + 1]].astype(
@@ -133,7 +152,10 @@ class Pairs:
         low, high = max(0, int(end) - length), min(int(begin), max(0, len(text) - length))
         first = int(rng.integers(min(low, high), max(low, high) + 1))
         question = self._questions[self._question_offsets[which] : self._question_offsets[which + 1]]
-        return question.astype(np.int64), text[first : first + length], text[begin:end]
+        stretch = text[first : first + length]
+        return Pair(
+            question.astype(np.int64), stretch, int(begin) - first, min(int(end) - first, len(stretch))
+        )
 
 
 class MadeUpQuestions:

@@ -122,9 +122,9 @@ class Examples:
             return list(statement), list(question), list(answer)
         while True:
             pairs = self._pairs[int(rng.choice(len(self._pairs), p=self._shares / self._shares.sum()))]
-            asked, text, found = pairs.draw(rng, max(16, int(min(room, 2 ** rng.uniform(4.5, 7)))))
-            if 0 < len(found) <= self.config.most_answer:
-                return text.tolist(), asked.tolist(), found.tolist()
+            pair = pairs.draw(rng, max(16, int(min(room, 2 ** rng.uniform(4.5, 7)))))
+            if 0 < len(pair.answer) <= self.config.most_answer:
+                return pair.text.tolist(), pair.question.tolist(), pair.answer.tolist()
 
 
 class Reader(nn.Module):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -172,7 +173,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
     first = load_state(run, model, optimizer, rank)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(*columns, disable=rank != 0))
+        progress = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=rank != 0))
         log = stack.enter_context((run / "log.jsonl").open("a", encoding="utf-8")) if rank == 0 else None
         task = progress.add_task("training", total=config.steps, completed=first)
         weights = sum(config.quantize_levels.values())

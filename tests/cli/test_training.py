@@ -9,12 +9,15 @@ import pytest
 
 import tests.training
 from tests.cli.conftest import Run
-from tests.cli.covering import SUCCESS, covered, covers
+from tests.cli.covering import JSON, SUCCESS, covered, covers
 
 TRAINING = Path(tests.training.__path__[0])
 covers(
     SUCCESS,
-    *(f"train {name}" for name in ("language-model", "stage-1", "stage-2", "index-head", "reader")),
+    *(
+        f"train {name}"
+        for name in ("language-model", "stage-1", "stage-2", "index-head", "reader", "span-reader")
+    ),
 )
 covers(SUCCESS, "train")
 
@@ -42,3 +45,32 @@ def test_word_vectors_are_trained(works: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     works("train", "word-vectors", "--data", "data", "--output", "run", "--config", "config.json")
     assert (tmp_path / "run" / "log.jsonl").is_file()
+
+
+TRAINERS = {
+    "train": "scratch.train_from_scratch",
+    "train language-model": "language_model.train_language_model",
+    "train stage-1": "stage_1.train_stage_1",
+    "train stage-2": "stage_2.train_stage_2",
+    "train index-head": "matching.train_index_head",
+    "train reader": "reader.train_reader",
+    "train span-reader": "span_reading.train_span_reader",
+    "train word-vectors": "word_vectors.train_word_vectors",
+}
+
+
+@covers(JSON, *TRAINERS)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_json_is_one_object_with_the_run_and_its_last_step(
+    works: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def trained(*_: object, **__: object) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "log.jsonl").write_text('{"step": 0, "loss": 2.5}\n{"step": 1, "loss": 1.5}\n')
+
+    monkeypatch.setattr(f"nextmem_agents.training.{TRAINERS[name]}", trained)
+    backbone = ["--backbone", "b"] if "stage" in name else []
+    stage_1 = ["--stage-1", "s"] if name == "train stage-2" else []
+    printed = works(*name.split(), *backbone, *stage_1, "--data", "data", "--output", "run", "--json")
+    report = json.loads(printed.out)
+    assert report == {"run": "run", "export": None, "last_step": {"step": 1, "loss": 1.5}}

@@ -77,6 +77,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("train index-head --data nowhere --output run", 1, "nowhere"),
     ("train word-vectors --data nowhere --output run", 1, "nowhere"),
     ("train reader --data nowhere --output run", 1, "nowhere"),
+    ("train span-reader --data nowhere --output run", 1, "nowhere"),
     ("bench --codec nonsense", 1, "there is no codec 'nonsense'"),
     ("doctor --texts --store", 2, "--store"),
     ("inspect --port 70000", 2, "port"),

@@ -18,7 +18,7 @@ from tests.codec import tiny
 @pytest.fixture(scope="module")
 def head() -> IndexHead:
     torch.manual_seed(0)
-    return IndexHead(64, 3, 16, 24)
+    return IndexHead(64, 3, 16, 24, 128)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,28 @@ def test_late_interaction_is_its_definition_whatever_the_padding() -> None:
             assert float(found[i, j]) == pytest.approx(
                 by_definition(queries[i, :n], passages[j, :m]), abs=1e-5
             )
+
+
+@pytest.mark.parametrize("vocabulary", [0, 50])
+def test_terms_and_index_vectors_do_not_depend_on_padding(vocabulary: int) -> None:
+    torch.manual_seed(3)
+    head = IndexHead(64, 4, 16, 24, 32, vocabulary)
+    rows = [torch.randn(n, 64) for n in (5, 1, 3)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=7.0)
+    lengths = torch.tensor([5, 1, 3])
+    terms, counts = head.terms(padded, lengths)
+    pooled = head.pooled(padded, lengths)
+    assert counts.tolist() == [20, 4, 12]
+    for i, row in enumerate(rows):
+        alone = head(row)
+        torch.testing.assert_close(terms[i, : counts[i]], alone)
+        torch.testing.assert_close(pooled[i], head.pooled(row[None], lengths[i : i + 1])[0])
+        # The first token behind a latent's own comes from that latent.
+        own, behind = head._read(row)
+        torch.testing.assert_close(alone[0], own[0, 0])
+        if len(row) > 1:
+            torch.testing.assert_close(alone[4], behind[0])
+            torch.testing.assert_close(alone[5], own[1, 1])
 
 
 def test_a_text_is_nearest_to_itself_and_vectors_have_length_one(headed: LatentCodec) -> None:

@@ -15,6 +15,7 @@ from nextmem_agents.training.facts import facts
 from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 from nextmem_agents.training.pairs import MAX_QUESTION, MadeUpQuestions, Pairs, read_questions, write_pairs
 from tests.codec import tiny
+from tests.training.killing import killed_after_its_first_state
 
 CONFIG = IndexHeadConfig(
     steps=12,
@@ -24,6 +25,11 @@ CONFIG = IndexHeadConfig(
     checkpoint_every=6,
     questions={"asked": 1.0},
     pairs=48,
+    matched=16,
+    pooled=16,
+    width=32,
+    named_tokens=64,
+    pairs_after=0.0,
     term_size=16,
     index_size=16,
 )
@@ -59,21 +65,8 @@ def test_training_lowers_the_loss_and_a_resumed_run_repeats_it(
     assert len(whole) == 12
     assert np.mean(whole[-3:]) < np.mean(whole[:3])
 
-    class Killed(Exception):
-        pass
-
-    from nextmem_agents.training import run_state
-
-    saved = run_state.save
-
-    def save_and_die(*args: object) -> None:
-        saved(*args)  # type: ignore[arg-type]
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_state, "save", save_and_die)
-        with pytest.raises(Killed):
-            train_index_head(codec, config, data, tmp_path / "killed")
+    with killed_after_its_first_state():
+        train_index_head(codec, config, data, tmp_path / "killed")
     assert len(losses(tmp_path / "killed")) == 6
     train_index_head(codec, config, data, tmp_path / "killed")
     assert losses(tmp_path / "killed") == whole
@@ -90,15 +83,14 @@ def test_a_pair_holds_its_answer_and_the_question_about_it(
     }
     rng = np.random.default_rng(0)
     for _ in range(50):
-        question, text, answer = pairs.draw(rng, 24)
+        pair = pairs.draw(rng, 24)
+        question, text, answer = pair.question, pair.text, pair.answer
         asked = codec.tokenizer.to_bytes(question.tolist()).decode()
         context, right = known[asked]
         assert right in codec.tokenizer.to_bytes(answer.tolist()).decode()
         assert codec.tokenizer.to_bytes(text.tolist()) in context.encode()
         assert len(text) <= 24
-        assert len(answer) > 24 or codec.tokenizer.to_bytes(answer.tolist()) in codec.tokenizer.to_bytes(
-            text.tolist()
-        )
+        assert 0 <= pair.begin < pair.end <= len(text)
 
 
 def test_made_up_questions_are_short_and_of_the_passages_words() -> None:

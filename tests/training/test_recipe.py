@@ -60,9 +60,12 @@ def test_the_whole_recipe(tmp_path: Path) -> None:
 
     printed = run(
         "train", "language-model", "--data", data, "--output", runs / "lm", "--config", tmp_path / "lm.json",
-        "--export", runs / "backbone",
+        "--export", runs / "backbone", "--json",
     )  # fmt: skip
-    assert "held-out loss" in printed
+    report = json.loads(printed.splitlines()[-1])
+    assert report["export"] == str(runs / "backbone")
+    assert 0 < report["held_out_loss"] < 3
+    assert report["last_step"]["step"] == LANGUAGE_MODEL.steps - 1
     found = losses(runs / "lm")
     # ln 300 = 5.7 nats to begin with; the texts are alike but for their numbers.
     assert found[0][1] > 5
@@ -81,7 +84,8 @@ def test_the_whole_recipe(tmp_path: Path) -> None:
         "train", "stage-2", "--backbone", runs / "backbone", "--stage-1", runs / "stage-1", "--data", data,
         "--output", runs / "2", "--config", tmp_path / "2.json", "--export", runs / "codec",
     )  # fmt: skip
-    assert "held-out texts: F1" in printed
+    assert "held out f1 " in printed
+    assert f"codec written to {runs / 'codec'}" in " ".join(printed.split("\n"))
     codec = LatentCodec.load(runs / "codec")
     texts = ["Fact 3: the harbour of town 3 has 9 boats.", "Fact 9: the harbour"]
     chunks = [codec.chunk(text)[0] for text in texts]

@@ -7,7 +7,6 @@ from typing import Any
 
 from nextmem_agents.codec.chat import ChatTemplate
 from nextmem_agents.codec.generation import Sampling, stream
-from nextmem_agents.codec.injection import READER, inject_batch, reader_prompt
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import CannotAnswer
 from nextmem_agents.evaluation.readers.reader import INSTRUCTIONS, Reader, Told
@@ -17,8 +16,8 @@ from nextmem_agents.recall.rendering import Renderable
 class CodecReader(Reader):
     """Answers with the model whose latents the memory holds.
 
-    A codec with a reader trained here (``answer_layout: "reader"``) gets memories as it learnt them: one after another,
-    bare, then the question. One on a language model with a chat template gets what every other model gets.
+    A codec with a reader trained here gets memories as that learnt them: one after another, bare, and the question. One
+    on a language model with a chat template gets what every other model gets.
 
     Args:
         codec: one that can answer.
@@ -32,13 +31,13 @@ class CodecReader(Reader):
         if not codec.can_answer:
             raise CannotAnswer(
                 f"codec {codec.config.name!r} reconstructs text and was not trained to answer; train a reader with "
-                "`nextmem train reader`, or take another reader, such as --reader extractive"
+                "`nextmem train span-reader` or `nextmem train reader`, or take another, such as --reader extractive"
             )
         self.codec = codec
         self.max_new_tokens = max_new_tokens
         self.name = f"codec:{codec.config.name}"
         self._template = ChatTemplate(codec)
-        self._bare = codec.config.answer_layout == READER
+        self._bare = codec.reads_bare
         self.instructions = "" if self._bare else INSTRUCTIONS
 
     def settings(self) -> dict[str, Any]:
@@ -71,10 +70,8 @@ class CodecReader(Reader):
         for memory in memories:
             if max_tokens is None or sum(map(count, [*chosen, memory.text])) <= max_tokens:
                 chosen.append(memory.text)
-        ids, asked = self.codec.tokenizer.encode(chosen), self.codec.tokenizer.encode([question])[0]
-        prompt = reader_prompt(self.codec.config, ids, asked)
-        [reply] = inject_batch(self.codec.reader, self.codec.config, [prompt], steps=[self.max_new_tokens])
-        text = self.codec.tokenizer.to_bytes(reply).decode("utf-8", "replace").strip()
+        ids = self.codec.tokenizer.encode(chosen)
+        [text] = self.codec.read([ids], [question], self.max_new_tokens)
         return Told(text, "\n".join([*chosen, question]), sum(map(count, chosen)))
 
     def chat_model(self) -> Any:
