@@ -21,6 +21,7 @@ from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import DataError
 from nextmem_agents.evaluation.agent_loop import turn_text
 from nextmem_agents.evaluation.locomo import Conversation
+from nextmem_agents.recall.ranking import LATE_SHARE
 from nextmem_agents.text_files import open_text
 
 
@@ -40,7 +41,7 @@ class LatentSearch:
     Attributes:
         ranking: ``fts5`` (the control: SQLite's BM25 over the words), ``mean`` (cosine of mean latents),
             ``maxsim`` (late interaction of single latents), ``index`` (cosine of the index head's pooled vectors),
-            ``terms`` (late interaction of its term vectors).
+            ``terms`` (late interaction of its term vectors), ``both`` (what ``ranking="latent"`` adds up of the two).
         questions: how many.
         hit_5: share of questions with a relevant passage among the first 5.
         recall_5, recall_10: share of the relevant passages among the first 5 and 10.
@@ -74,12 +75,12 @@ def squad_collection(path: Path, limit: int = 500) -> Collection:
 
 
 def conversation_collection(conversation: Conversation) -> Collection:
-    """A conversation's turns, and its questions of categories 1 to 4 that name evidence."""
+    """A conversation's turns with their speakers, and its questions of categories 1 to 4 that name evidence."""
     turns = [turn for turn in conversation.turns if turn.text or turn.caption]
     numbers = {turn.id: i for i, turn in enumerate(turns)}
     asked = [q for q in conversation.questions if q.category != 5 and any(e in numbers for e in q.evidence)]
     return Collection(
-        [turn_text(turn) for turn in turns],
+        [f"{turn.speaker}: {turn_text(turn)}" for turn in turns],
         [q.text for q in asked],
         [{numbers[e] for e in q.evidence if e in numbers} for q in asked],
     )
@@ -136,8 +137,11 @@ def _scores(collection: Collection, codec: LatentCodec) -> Iterator[tuple[str, T
     yield "mean", by_passage(_cosine(codec.pool(questions), codec.pool(passages)))
     yield "maxsim", by_passage(late_interaction(*_directions(questions), *_directions(passages)))
     if codec.index_head is not None:
-        yield "index", by_passage(codec.index_vectors(questions) @ codec.index_vectors(passages).T)
-        yield "terms", by_passage(codec.late_interaction(questions, passages))
+        index = by_passage(codec.index_vectors(questions) @ codec.index_vectors(passages).T)
+        terms = by_passage(codec.late_interaction(questions, passages))
+        yield "index", index
+        yield "terms", terms
+        yield "both", LATE_SHARE * terms + (1 - LATE_SHARE) * index
 
 
 def _fts5(collection: Collection) -> Tensor:

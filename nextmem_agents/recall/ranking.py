@@ -13,6 +13,9 @@ Signal = npt.NDArray[np.float64]
 TUNED_ON = ("conv-26", "conv-30", "conv-41")
 """The LoCoMo conversations that the weights were tuned on; what is reported is of others, or cross-validated."""
 
+LATE_SHARE = 0.7
+"""Of late interaction in a latent score; the rest is the index vectors' cosine. Tuned on :data:`TUNED_ON`, too."""
+
 WEIGHTS = {
     "lexical": 0.28,
     "context": 0.1,

@@ -23,7 +23,7 @@ from nextmem_agents.recall.conversation import (
     spoken_by,
 )
 from nextmem_agents.recall.lexical import Match, bm25, locate, terms, widen
-from nextmem_agents.recall.ranking import Score, Signal, fuse
+from nextmem_agents.recall.ranking import LATE_SHARE, Score, Signal, fuse
 from nextmem_agents.recall.related_words import packaged_related_words
 from nextmem_agents.recall.time_expressions import closeness, find_times
 from nextmem_agents.scope.vault import Vault
@@ -34,8 +34,6 @@ from nextmem_agents.store.records import Store, Where
 
 Ranking = Literal["hybrid", "latent", "lexical"]
 _MIN_CANDIDATES = 256  # memories that are returned, and nearest ones that get a latent score of their own
-# Of late interaction in a latent score; the rest is the index vectors' cosine. Tuned on TUNED_ON's conversations.
-_LATE = 0.7
 _LEAST_RELATED = 0.4  # cosine of a related word
 _MOST_RELATED = 8  # words related to a term, of those that the scope holds
 
@@ -168,7 +166,7 @@ def _by_latents(
         # The further half is left out: its pooled similarities are on another scale.
         found = dict(islice(found.items(), n // 2))
         late = _late_interaction(store, vault, codec, asked, found)
-        found |= {version: _LATE * late[version] + (1 - _LATE) * found[version] for version in late}
+        found |= {v: LATE_SHARE * late[v] + (1 - LATE_SHARE) * found[v] for v in late}
     return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
 
 
