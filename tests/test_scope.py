@@ -262,9 +262,18 @@ def test_a_codec_that_can_answer_is_injected_with_the_latents(tmp_path: Path) ->
             scope.answer("Where?", mode="inject", model=lambda prompt: "there")
 
 
-def test_a_codec_that_cannot_answer_says_so(alice: Scope) -> None:
-    with pytest.raises(CannotAnswer, match="not trained to answer"):
-        alice.answer("Where?", mode="inject")
+def test_a_codec_that_cannot_answer_says_so() -> None:
+    with NextMem.open(":memory:", codec="mini-dense") as memory:
+        with pytest.raises(CannotAnswer, match="not trained to answer"):
+            memory.scope("alice").answer("Where?", mode="inject")
+
+
+def test_mini_finds_an_answer_in_latents_and_in_text(alice: Scope) -> None:
+    alice.remember(["Karvo moved to Lisbon in May.", "Belin is a surgeon.", "Old Tomas keeps goats."])
+    for mode in ("inject", "mixed"):
+        answer = alice.answer("Where did Karvo move?", mode=mode, k=2)
+        assert (answer.text, answer.reader) == ("Lisbon", "codec")
+    assert alice.codec.read([[]], ["Where did Karvo move?"]) == [""]
 
 
 @pytest.mark.parametrize(
