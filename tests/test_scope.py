@@ -263,9 +263,9 @@ def test_a_codec_that_can_answer_is_injected_with_the_latents(tmp_path: Path) ->
 
 
 def test_a_codec_that_cannot_answer_says_so() -> None:
-    with NextMem.open(":memory:", codec="mini-dense") as memory:
-        with pytest.raises(CannotAnswer, match="not trained to answer"):
-            memory.scope("alice").answer("Where?", mode="inject")
+    memory = NextMem.open(":memory:", codec="mini-dense")
+    with memory, pytest.raises(CannotAnswer, match="not trained to answer"):
+        memory.scope("alice").answer("Where?", mode="inject")
 
 
 def test_mini_finds_an_answer_in_latents_and_in_text(alice: Scope) -> None:

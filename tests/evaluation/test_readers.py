@@ -75,6 +75,15 @@ def test_a_codec_answers_from_text_in_the_form_it_learnt(answering_codec: Latent
     assert reader.settings()["fingerprint"] == answering_codec.fingerprint
 
 
+def test_a_codec_that_marks_answers_is_no_agents_model() -> None:
+    reader = CodecReader(LatentCodec.load("mini"))
+    told = reader.read(MEMORIES, "Where is the vet?", reader.codec.count_tokens, 512)
+    assert told.text in "The vet is in Porto."
+    for ask in (lambda: reader.reply("Where?"), reader.chat_model, reader.llm):
+        with pytest.raises(CannotAnswer, match="writes none"):
+            ask()
+
+
 def test_a_codec_that_only_reconstructs_cannot_answer(tiny_codec: LatentCodec) -> None:
     with pytest.raises(CannotAnswer, match="nextmem train reader"):
         CodecReader(tiny_codec)

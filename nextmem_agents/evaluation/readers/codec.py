@@ -48,7 +48,12 @@ class CodecReader(Reader):
         }
 
     def reply(self, prompt: str, system: str | None = None) -> str:
-        """The backbone's greedy reply."""
+        """The backbone's greedy reply.
+
+        Raises:
+            CannotAnswer: the codec marks answers in memories and writes none.
+        """
+        self._check_writes()
         told = self.instructions if system is None else system
         first = [{"role": "system", "content": told}] if told and not self._bare else []
         parts = self._template.prompt([*first, {"role": "user", "content": prompt}])
@@ -75,7 +80,8 @@ class CodecReader(Reader):
         return Told(text, "\n".join([*chosen, question]), sum(map(count, chosen)))
 
     def chat_model(self) -> Any:
-        """``ChatNextMem``, which an agent's memory can inject into."""
+        """``ChatNextMem``, which an agent's memory can inject into; see :meth:`reply`."""
+        self._check_writes()
         from nextmem_agents.evaluation.readers.in_langchain import require_langchain
 
         require_langchain()
@@ -84,10 +90,18 @@ class CodecReader(Reader):
         return ChatNextMem(codec=self.codec, max_tokens=self.max_new_tokens)
 
     def llm(self) -> Any:
-        """``NextMemLLM``, which a chat's memory can inject into."""
+        """``NextMemLLM``, which a chat's memory can inject into; see :meth:`reply`."""
+        self._check_writes()
         from nextmem_agents.evaluation.readers.in_llama_index import require_llama_index
 
         require_llama_index()
         from llama_index_nextmem import NextMemLLM
 
         return NextMemLLM(codec=self.codec, max_new_tokens=self.max_new_tokens)
+
+    def _check_writes(self) -> None:
+        if self.codec.config.answer_layout is None:
+            raise CannotAnswer(
+                f"codec {self.codec.config.name!r} marks answers in memories and writes none, so it is no agent's "
+                "model; ask it through `nextmem evaluate qa` or `nextmem evaluate reading`, or take another reader"
+            )
