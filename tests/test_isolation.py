@@ -23,6 +23,7 @@ READS: dict[str, Callable[[Scope, str, Path], Any]] = {
     "history": lambda scope, id_, _: [m.text for m in scope.history(id_)],
     "update": lambda scope, id_, _: scope.update(id_, metadata={"n": 1}).text,
     "list": lambda scope, *_: [m.text for how in ({}, {"as_of": FUTURE}) for m in scope.list(**how)],
+    "sample": lambda scope, *_: [memory.text for memory in scope.sample(50)],
     "count": lambda scope, *_: "" if scope.count() == 1 else TREASURE,
     "recall": lambda scope, *_: [
         hit.text

@@ -127,8 +127,7 @@ class ChatNextMem(BaseChatModel):
 
     def reads(self, scope: Scope) -> bool:
         """Whether this backbone is the one that a scope's latents are made for, and was trained to answer from them."""
-        trained = self.codec.config.answer_layout is not None
-        return scope.codec.fingerprint == self.codec.fingerprint and trained
+        return scope.codec.fingerprint == self.codec.fingerprint and self.codec.backbone_answers
 
     def in_scope(self, scope: Scope) -> ChatNextMem:
         """The same model over another scope's memories."""

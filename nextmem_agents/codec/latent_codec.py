@@ -197,7 +197,7 @@ class LatentCodec(LoadedCodec):
         for i, question in enumerate(questions):
             if (n := self.count_tokens(question)) > layout.max_question_tokens:
                 raise TextTooLong(f"question {i} has {n} tokens, and may have {layout.max_question_tokens}")
-        if self.span_reader is not None:
+        if not self.backbone_answers:
             rows = zip(latents.values, latents.lengths.tolist(), strict=True)
             return self.read([[values[:n]] for values, n in rows], questions)
         prompts = [
@@ -215,12 +215,17 @@ class LatentCodec(LoadedCodec):
     @property
     def can_answer(self) -> bool:
         """Whether :meth:`answer` works: the codec has a prompt layout for it, or a span reader."""
-        return self.config.answer_layout is not None or self.span_reader is not None
+        return self.backbone_answers or self.span_reader is not None
+
+    @property
+    def backbone_answers(self) -> bool:
+        """Whether the backbone itself was trained to answer from latents, in a prompt layout of its own."""
+        return self.config.answer_layout is not None
 
     @property
     def reads_bare(self) -> bool:
         """Whether what answers takes memories one after another, as text or latents, with nothing around them."""
-        return self.config.answer_layout == READER or self.span_reader is not None
+        return self.config.answer_layout == READER if self.backbone_answers else self.span_reader is not None
 
     def read(
         self, memories: Sequence[Sequence[Segment]], questions: Sequence[str], max_new_tokens: int = 64
@@ -253,7 +258,7 @@ class LatentCodec(LoadedCodec):
                 raise TextTooLong(
                     f"question {i} has {len(ids)} tokens, and may have {layout.max_question_tokens}"
                 )
-        if self.span_reader is not None and self.index_head is not None:
+        if not self.backbone_answers and self.span_reader is not None and self.index_head is not None:
             found = [
                 find_answer(self.span_reader, self.index_head, ids, row)[:max_new_tokens]
                 for ids, row in zip(asked, memories, strict=True)

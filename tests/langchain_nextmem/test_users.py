@@ -209,9 +209,9 @@ def test_latents_go_into_a_model_that_reads_them_and_text_into_all_others(
     injected = [memory_block([note]), {"type": "text", "text": "Where did I move?"}]
     assert ask(mode="inject") == injected
     assert HEADING in ask(mode="decompress")
-    monkeypatch.setattr(LatentCodec, "can_answer", property(lambda _: False))
+    monkeypatch.setattr(LatentCodec, "backbone_answers", property(lambda _: False))
     assert HEADING in ask()
-    monkeypatch.setattr(LatentCodec, "can_answer", property(lambda _: True))
+    monkeypatch.setattr(LatentCodec, "backbone_answers", property(lambda _: True))
     assert ask() == injected
     other = create_agent(ScriptedModel(lines=["x"]), middleware=[NextMemMiddleware(alice, mode="inject")])
     with pytest.raises(CannotAnswer, match="not into ScriptedModel"):

@@ -143,7 +143,7 @@ def test_an_embedding_is_itself_what_is_searched_for(alice: Scope) -> None:
         vector = alice.codec.index_vectors(alice.codec.encode([text]))[0].tolist()
         found = retriever.retrieve(QueryBundle("Who sees the vet?", embedding=vector))
         assert [hit.node_id for hit in found] == [note, cat if note == dog else dog]
-        assert found[0].score == pytest.approx(1, abs=0.01)  # stored vectors are those of 4-bit latents
+        assert found[0].score == pytest.approx(1, abs=0.05)  # stored vectors are those of 4-bit latents
     found = NextMemRetriever(alice, k=1, where={"id": dog}).retrieve(QueryBundle("", embedding=vector))
     assert [hit.text for hit in found] == ["My dog Rufus sees the vet."]
     with pytest.raises(InvalidArgument, match="query vector"):

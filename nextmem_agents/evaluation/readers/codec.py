@@ -100,7 +100,7 @@ class CodecReader(Reader):
         return NextMemLLM(codec=self.codec, max_new_tokens=self.max_new_tokens)
 
     def _check_writes(self) -> None:
-        if self.codec.config.answer_layout is None:
+        if not self.codec.backbone_answers:
             raise CannotAnswer(
                 f"codec {self.codec.config.name!r} marks answers in memories and writes none, so it is no agent's "
                 "model; ask it through `nextmem evaluate qa` or `nextmem evaluate reading`, or take another reader"
