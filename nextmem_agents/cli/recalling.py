@@ -42,6 +42,7 @@ class Mode(str, Enum):
     auto = "auto"
     decompress = "decompress"
     inject = "inject"
+    mixed = "mixed"
 
 
 @recalling.command(
@@ -107,7 +108,9 @@ def ask(
     where: WhereOption = None,
     mode: Annotated[
         Mode,
-        typer.Option(help="inject: the codec's own backbone answers from latents; decompress: from text."),
+        typer.Option(
+            help="inject: the codec itself answers from latents; decompress: from text; mixed: from both."
+        ),
     ] = Mode.auto,
     as_json: JsonOption = False,
 ) -> None:

@@ -24,7 +24,7 @@ from nextmem_agents.codec.injection import (
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
 from nextmem_agents.codec.projection import project
-from nextmem_agents.codec.span_reader import find_answer
+from nextmem_agents.codec.span_reader import mark_answer
 from nextmem_agents.errors import (
     CannotAnswer,
     CodecMismatch,
@@ -168,7 +168,7 @@ class LatentCodec(LoadedCodec):
         """Answer each question from its row's latents alone.
 
         They are injected into the backbone as input embeddings, and the answer is decoded greedily, batched; a codec
-        with a span reader gives the tokens that it finds the answer in, as the index head names them.
+        with a span reader gives the stretch that it marks, as the decoder reads it from the latents.
 
         Args:
             latents: one row per question.
@@ -259,14 +259,31 @@ class LatentCodec(LoadedCodec):
                     f"question {i} has {len(ids)} tokens, and may have {layout.max_question_tokens}"
                 )
         if not self.backbone_answers and self.span_reader is not None and self.index_head is not None:
-            found = [
-                find_answer(self.span_reader, self.index_head, ids, row)[:max_new_tokens]
+            marks = [
+                mark_answer(self.span_reader, self.index_head, ids, row)
                 for ids, row in zip(asked, memories, strict=True)
+            ]
+            found = [
+                [] if mark is None else self._tokens(row[mark[0]], *mark[1:])[:max_new_tokens]
+                for row, mark in zip(memories, marks, strict=True)
             ]
         else:
             prompts = [reader_prompt(self.config, row, ids) for row, ids in zip(memories, asked, strict=True)]
             found = inject_batch(self.reader, self.config, prompts, steps=[max_new_tokens] * len(prompts))
         return [layout.clean(self._text(row)) for row in found]
+
+    def _tokens(self, memory: Segment, first: int, last: int) -> list[int]:
+        """A stretch of a memory: of latents, as the decoder reads them, or, of several texts' in a row, the head."""
+        if not isinstance(memory, Tensor):
+            return list(memory[first:last])
+        if self.config.tokens_per_latent and len(memory) * self.config.tokens_per_latent <= self.max_tokens:
+            lengths = torch.tensor([len(memory)], device=memory.device)
+            [ids] = greedy_batch(self.decoder, self.config, memory[None], lengths, steps=[last])
+            if len(ids) >= last:
+                return ids[first:last]
+        assert self.index_head is not None  # noqa: S101 - a span reader reads through it
+        named, _ = self.index_head.named_tokens(self.index_head(memory.float()))
+        return [int(i) for i in named[first:last]]
 
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D] (paper, task 3)."""

@@ -147,36 +147,30 @@ def best_span(begin: Tensor, end: Tensor) -> tuple[int, int, int]:
 
 
 @torch.inference_mode()
-def find_answer(
+def mark_answer(
     reader: SpanReader, head: IndexHead, question: Sequence[int], memories: Sequence[Segment]
-) -> list[int]:
-    """Token ids of the likeliest answer among memories; none where there are no memories.
+) -> tuple[int, int, int] | None:
+    """Where the likeliest answer stands: the memory, its first token and one past its last; None without memories.
 
     Args:
         reader: the span reader.
         head: the index head that names tokens.
         question: token ids.
-        memories: token ids, or latents [L, D], whose tokens are those that the head names.
+        memories: token ids, or latents [L, D].
     """
-    rows, named = [], []
-    for memory in memories:
-        if isinstance(memory, Tensor):
-            terms = head(memory.float())
-            rows.append(terms)
-            named.append(head.named_tokens(terms)[0].tolist())
-        elif memory:
-            rows.append(head.tokens[torch.tensor(memory, device=head.tokens.device)])
-            named.append(list(memory))
+    rows, numbers = [], []
+    for number, memory in enumerate(memories):
+        if len(memory):
+            rows.append(
+                head(memory.float()) if isinstance(memory, Tensor) else head.tokens[torch.tensor(memory)]
+            )
+            numbers.append(number)
     if not rows or not question:
-        return []
+        return None
     slots = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    there = torch.arange(slots.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    lengths = torch.tensor([len(row) for row in rows], device=slots.device)
+    there = torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
     asked = head.tokens[torch.tensor(question, device=slots.device)].expand(len(rows), -1, -1)
-    begin, end = reader(
-        asked,
-        torch.ones(asked.shape[:2], dtype=torch.bool, device=slots.device),
-        slots,
-        there.to(slots.device),
-    )
+    begin, end = reader(asked, there.new_ones(asked.shape[:2]), slots, there)
     row, first, last = best_span(begin, end)
-    return named[row][first:last]
+    return numbers[row], first, last

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nextmem_agents import CannotAnswer, CheckpointError, InvalidArgument, LatentCodec, NextMem, TextTooLong
 from nextmem_agents.codec.index_head import IndexHead
-from nextmem_agents.codec.span_reader import FILE, MAX_ANSWER, SpanReader, best_span, find_answer
+from nextmem_agents.codec.span_reader import FILE, MAX_ANSWER, SpanReader, best_span, mark_answer
 from nextmem_agents.training.export import extend_codec
 from tests.codec import tiny
 
@@ -77,10 +77,12 @@ def test_the_answer_is_a_stretch_of_a_memory_and_the_empty_memory_has_none(
     reader: SpanReader, head: IndexHead
 ) -> None:
     memories = [[5, 6, 7, 8], [9, 10, 11]]
-    found = find_answer(reader, head, [1, 2, 3], memories)
-    assert any(found == memory[i : i + len(found)] for memory in memories for i in range(len(memory)))
-    assert find_answer(reader, head, [1, 2], []) == []
-    assert find_answer(reader, head, [1, 2], [[]]) == []
+    mark = mark_answer(reader, head, [1, 2, 3], [[], *memories])
+    assert mark is not None
+    which, first, last = mark
+    assert 0 <= first < last <= len([[], *memories][which])
+    assert mark_answer(reader, head, [1, 2], []) is None
+    assert mark_answer(reader, head, [1, 2], [[]]) is None
 
 
 def test_latents_are_read_as_the_tokens_that_the_head_names(reader: SpanReader, head: IndexHead) -> None:
@@ -91,9 +93,9 @@ def test_latents_are_read_as_the_tokens_that_the_head_names(reader: SpanReader, 
     assert ((certainty > 0) & (certainty <= 1)).all()
     cosine = F.normalize(terms, dim=-1) @ F.normalize(head.tokens, dim=-1).T
     assert torch.equal(named, cosine.argmax(-1))
-    found = find_answer(reader, head, [4, 5], [latents])
-    text = named.tolist()
-    assert any(found == text[i : i + len(found)] for i in range(len(text)))
+    mark = mark_answer(reader, head, [4, 5], [latents])
+    assert mark is not None
+    assert 0 <= mark[1] < mark[2] <= 24
 
 
 def test_a_codec_with_a_span_reader_answers_and_keeps_its_fingerprint(
@@ -108,6 +110,10 @@ def test_a_codec_with_a_span_reader_answers_and_keeps_its_fingerprint(
     with pytest.raises(CannotAnswer, match="no reader"):
         plain.read([[]], ["Who?"])
     assert reading.read([[]], ["Who?"]) == [""]
+    # A stretch of latents reads as the decoder reads it.
+    values = latents.values[0, : latents.lengths[0]]
+    [answer] = reading.read([[values]], ["Who?"])
+    assert answer in reading.decode(reading.encode(tiny.TEXTS[:1]))[0]
     with pytest.raises(InvalidArgument):
         reading.read([[]], "Who?")
     with pytest.raises(TextTooLong):
