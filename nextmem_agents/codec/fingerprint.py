@@ -2,7 +2,7 @@
 
 Parts that only say where something is (the codec's name, the backbone's folder) do not enter, so that a codec
 keeps its fingerprint when it is moved, or converted from the released folders. Nor do the densities that it may
-be loaded at: the one it is loaded at does.
+be loaded at (the one it is loaded at does), nor a span reader, on which nothing that is stored depends.
 
 Weights of up to 256 MB are hashed whole. Of larger ones every tensor's name, type and shape and 64 KB of its
 bytes, spread evenly, are: hashing 16 GB at every load would take longer than reading them, and two backbones

@@ -3,7 +3,7 @@
 Latents carry a text to the last character, and their raw similarity says little about its subject (mean-pooled
 latents of a codec trained to reconstruct alone find next to nothing). A small head reads from each latent what a
 search needs: one *term vector* for each of its tokens, compared by late interaction (MaxSim; Khattab & Zaharia,
-"ColBERT", arXiv 2004.12832), and a share of the one vector per text that an index can hold.
+"ColBERT", arXiv 2004.12832), and from them the one vector per text that an index can hold.
 """
 
 from __future__ import annotations
@@ -63,11 +63,9 @@ class IndexHead(nn.Module):
         """P, the width of the index vector."""
         return self.to_index.weight.shape[1 if len(self.tokens) else 0]
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents [..., L, D] of whole texts to their term vectors, [..., L * m, term_size], in the tokens' order."""
-        own, behind = self._read(latents)
-        first = torch.cat([own[..., :1, 0, :], behind[..., :-1, :]], dim=-2)
-        return torch.cat([first[..., None, :], own[..., 1:, :]], dim=-2).flatten(-3, -2)
+    def of_text(self, latents: Tensor) -> Tensor:
+        """Term vectors of one text's latents [L, D], [L * m, term_size], in the order of its tokens."""
+        return self.terms(latents[None], torch.tensor([len(latents)], device=latents.device))[0][0]
 
     def _read(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Term vectors of a latent's own tokens [..., m, term_size], and of the one behind them [..., term_size]."""

@@ -16,6 +16,7 @@ from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.injection import (
     LAYOUTS,
     READER,
+    AnswerLayout,
     Segment,
     answer_prompt,
     inject_batch,
@@ -193,24 +194,34 @@ class LatentCodec(LoadedCodec):
         _check_steps(max_new_tokens)
         if isinstance(questions, str) or len(questions) != len(latents):
             raise InvalidArgument(f"answer takes one question per row of latents: a list of {len(latents)}")
-        layout = LAYOUTS[self.config.answer_layout or READER]
-        for i, question in enumerate(questions):
-            if (n := self.count_tokens(question)) > layout.max_question_tokens:
-                raise TextTooLong(f"question {i} has {n} tokens, and may have {layout.max_question_tokens}")
-        if not self.backbone_answers:
-            rows = zip(latents.values, latents.lengths.tolist(), strict=True)
-            return self.read([[values[:n]] for values, n in rows], questions)
+        rows = [values[:n] for values, n in zip(latents.values, latents.lengths.tolist(), strict=True)]
+        if self.reads_bare:
+            return self.read([[row] for row in rows], questions, max_new_tokens)
+        layout = LAYOUTS["released"]
+        self._encode_questions(questions, layout)
         prompts = [
-            answer_prompt(layout, self.tokenizer, self.config, question, values[:n])
-            for question, values, n in zip(questions, latents.values, latents.lengths.tolist(), strict=True)
+            answer_prompt(layout, self.tokenizer, self.config, question, row)
+            for question, row in zip(questions, rows, strict=True)
         ]
+        return [layout.clean(self._text(ids)) for ids in self._continue(prompts, max_new_tokens)]
+
+    def _encode_questions(self, questions: Sequence[str], layout: AnswerLayout) -> list[list[int]]:
+        asked = self.tokenizer.encode(questions)
+        for i, ids in enumerate(asked):
+            if len(ids) > layout.max_question_tokens:
+                raise TextTooLong(
+                    f"question {i} has {len(ids)} tokens, and may have {layout.max_question_tokens}"
+                )
+        return asked
+
+    def _continue(self, prompts: Sequence[Sequence[Segment]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations of prompts of any lengths."""
 
         def work(rows: list[int]) -> list[list[int]]:
             chosen = [prompts[i] for i in rows]
             return inject_batch(self.reader, self.config, chosen, steps=[max_new_tokens] * len(rows))
 
-        ids = in_batches([sum(map(len, prompt)) for prompt in prompts], work)
-        return [layout.clean(self._text(row)) for row in ids]
+        return in_batches([sum(map(len, prompt)) for prompt in prompts], work)
 
     @property
     def can_answer(self) -> bool:
@@ -251,13 +262,9 @@ class LatentCodec(LoadedCodec):
             )
         if isinstance(questions, str) or len(questions) != len(memories):
             raise InvalidArgument(f"read takes one question per row of memories: a list of {len(memories)}")
-        asked = self.tokenizer.encode(questions)
+        _check_steps(max_new_tokens)
         layout = LAYOUTS[READER]
-        for i, ids in enumerate(asked):
-            if len(ids) > layout.max_question_tokens:
-                raise TextTooLong(
-                    f"question {i} has {len(ids)} tokens, and may have {layout.max_question_tokens}"
-                )
+        asked = self._encode_questions(questions, layout)
         if not self.backbone_answers and self.span_reader is not None and self.index_head is not None:
             marks = [
                 mark_answer(self.span_reader, self.index_head, ids, row)
@@ -269,7 +276,7 @@ class LatentCodec(LoadedCodec):
             ]
         else:
             prompts = [reader_prompt(self.config, row, ids) for row, ids in zip(memories, asked, strict=True)]
-            found = inject_batch(self.reader, self.config, prompts, steps=[max_new_tokens] * len(prompts))
+            found = self._continue(prompts, max_new_tokens)
         return [layout.clean(self._text(row)) for row in found]
 
     def _tokens(self, memory: Segment, first: int, last: int) -> list[int]:
@@ -282,7 +289,7 @@ class LatentCodec(LoadedCodec):
             if len(ids) >= last:
                 return ids[first:last]
         assert self.index_head is not None  # noqa: S101 - a span reader reads through it
-        named, _ = self.index_head.named_tokens(self.index_head(memory.float()))
+        named, _ = self.index_head.named_tokens(self.index_head.of_text(memory.float()))
         return [int(i) for i in named[first:last]]
 
     def pool(self, latents: Latents) -> Tensor:

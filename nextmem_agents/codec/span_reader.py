@@ -162,7 +162,9 @@ def mark_answer(
     for number, memory in enumerate(memories):
         if len(memory):
             rows.append(
-                head(memory.float()) if isinstance(memory, Tensor) else head.tokens[torch.tensor(memory)]
+                head.of_text(memory.float())
+                if isinstance(memory, Tensor)
+                else head.tokens[torch.tensor(memory)]
             )
             numbers.append(number)
     if not rows or not question:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -68,16 +68,13 @@ def from_scratch(
     from nextmem_agents.training import settings
     from nextmem_agents.training.config import MINI, ScratchConfig
     from nextmem_agents.training.export import export_run
-    from nextmem_agents.training.scratch import is_first_process, train_from_scratch
+    from nextmem_agents.training.scratch import train_from_scratch
 
     chosen = settings.load(ScratchConfig, config or MINI)
     if steps is not None:
         chosen = dataclasses.replace(chosen, steps=steps)
     train_from_scratch(chosen, data, output, compile_model=compile_model)
-    if is_first_process():
-        if export is not None:
-            export_run(output, export)
-        _report("codec", output, export, as_json)
+    _finish("codec", output, export, as_json, lambda folder: export_run(output, folder))
 
 
 @train.command()
@@ -97,11 +94,10 @@ def language_model(
     )
 
     loss = train_language_model(_settings(LanguageModelConfig, config, steps), data, output)
-    if _first_process():
-        if export is not None:
-            export_language_model(output, export)
-        found = {} if loss is None else {"held_out_loss": loss}
-        _report("language model", output, export, as_json, found)
+    found = {} if loss is None else {"held_out_loss": loss}
+    _finish(
+        "language model", output, export, as_json, lambda folder: export_language_model(output, folder), found
+    )
 
 
 @train.command()
@@ -120,10 +116,7 @@ def stage_1(
     from nextmem_agents.training.stage_1 import Stage1Config, export_stage_1, train_stage_1
 
     train_stage_1(_settings(Stage1Config, config, steps), backbone, data, output)
-    if _first_process():
-        if export is not None:
-            export_stage_1(output, backbone, export)
-        _report("stage 1", output, export, as_json)
+    _finish("stage 1", output, export, as_json, lambda folder: export_stage_1(output, backbone, folder))
 
 
 @train.command()
@@ -145,17 +138,16 @@ def stage_2(
     from nextmem_agents.training.stage_2 import Stage2Config, train_stage_2
 
     train_stage_2(_settings(Stage2Config, config, steps), backbone, stage_1, data, output)
-    if _first_process():
-        scores: dict[str, float] = {}
-        if export is not None:
-            found = export_codec(output, backbone, stage_1, export, copy_backbone=copy_backbone)
-            if found is not None:
-                scores = {
-                    "held_out_f1": found.quantised.f1,
-                    "held_out_exact": found.quantised.exact,
-                    "held_out_texts": found.n,
-                }
-        _report("codec", output, export, as_json, scores)
+    scores: dict[str, float] = {}
+
+    def write(folder: Path) -> None:
+        found = export_codec(output, backbone, stage_1, folder, copy_backbone=copy_backbone)
+        if found is not None:
+            scores["held_out_f1"] = found.quantised.f1
+            scores["held_out_exact"] = found.quantised.exact
+            scores["held_out_texts"] = found.n
+
+    _finish("codec", output, export, as_json, write, scores)
 
 
 @train.command()
@@ -174,10 +166,7 @@ def index_head(
     from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 
     head = train_index_head(LatentCodec.load(codec), _settings(IndexHeadConfig, config, steps), data, output)
-    if _first_process():
-        if export is not None:
-            extend_codec(codec, export, head=head)
-        _report("codec", output, export, as_json)
+    _finish("codec", output, export, as_json, lambda folder: extend_codec(codec, folder, head=head))
 
 
 @train.command()
@@ -197,10 +186,7 @@ def reader(
 
     adapter = output / "adapter"
     train_reader(LatentCodec.load(codec), _settings(ReaderConfig, config, steps), data, output, adapter)
-    if _first_process():
-        if export is not None:
-            extend_codec(codec, export, reader=adapter)
-        _report("codec", output, export, as_json)
+    _finish("codec", output, export, as_json, lambda folder: extend_codec(codec, folder, reader=adapter))
 
 
 @train.command()
@@ -221,10 +207,7 @@ def span_reader(
     reader = train_span_reader(
         LatentCodec.load(codec), _settings(SpanReaderConfig, config, steps), data, output
     )
-    if _first_process():
-        if export is not None:
-            extend_codec(codec, export, span_reader=reader)
-        _report("codec", output, export, as_json)
+    _finish("codec", output, export, as_json, lambda folder: extend_codec(codec, folder, span_reader=reader))
 
 
 @train.command()
@@ -240,8 +223,7 @@ def word_vectors(
     from nextmem_agents.training.word_vectors import WordVectorsConfig, train_word_vectors
 
     train_word_vectors(_settings(WordVectorsConfig, config, steps), data, output, export)
-    if _first_process():
-        _report("related words", output, export, as_json)
+    _finish("related words", output, export, as_json, lambda _: None)  # its training writes the file itself
 
 
 def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Config:
@@ -251,18 +233,22 @@ def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Confi
     return found if steps is None else dataclasses.replace(found, steps=steps)
 
 
-def _first_process() -> bool:
+def _finish(
+    what: str,
+    run: Path,
+    export: Path | None,
+    as_json: bool,
+    write: Callable[[Path], None],
+    found: Mapping[str, float] | None = None,
+) -> None:
+    """In the first process: write the result, and say where it and the run are, with the last step's figures."""
+    from nextmem_agents.training.loop import LOG_FILE
     from nextmem_agents.training.scratch import is_first_process
 
-    return is_first_process()
-
-
-def _report(
-    what: str, run: Path, export: Path | None, as_json: bool, found: Mapping[str, float] | None = None
-) -> None:
-    """Say where the run and its result are, with the last step's figures."""
-    from nextmem_agents.training.loop import LOG_FILE
-
+    if not is_first_process():
+        return
+    if export is not None:
+        write(export)
     log = run / LOG_FILE
     figures = {}
     if log.is_file():

@@ -13,6 +13,7 @@ words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from nextmem_agents.codec.index_head import IndexHead, late_interaction
@@ -29,12 +28,12 @@ from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DataError, InvalidArgument
 from nextmem_agents.training import loop, passages
 from nextmem_agents.training.loop import CORPUS, LoopConfig
-from nextmem_agents.training.muon import Muon
+from nextmem_agents.training.optimizer import muon_and_adamw
+from nextmem_agents.training.packed import Packed
 from nextmem_agents.training.pairs import MadeUpQuestions, Pairs, find_questions, write_pairs
 from nextmem_agents.training.run_state import writing
 
 LATENTS = "latents.npz"
-_BATCH = 512
 _UNREAD = 0.05  # share of tokens left out of an index vector in training, as some are read wrong
 
 
@@ -87,40 +86,33 @@ class IndexHeadConfig(LoopConfig):
 
 
 @dataclass(frozen=True)
-class _Latents:
-    """Latents of N texts behind each other.
+class _Side:
+    """The questions, or the texts, of all pairs.
 
     Attributes:
-        values: float16 [ΣL, D].
-        offsets: int64 [N + 1].
-        tokens: int64 [ΣL, tokens per latent], the end token where a text has ended; of no width if latents have no
-            fixed tokens.
+        latents: float16 [ΣL, D].
+        tokens: each latent's, int64 [ΣL, tokens per latent], the end token where a text has ended; of no width if
+            latents have no fixed number of tokens.
     """
 
-    values: Tensor
-    offsets: Tensor
-    tokens: Tensor
+    latents: Packed
+    tokens: Packed
 
     def rows(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Padded latents float32 [B, L, D], their lengths, and their tokens (-1 in the padding)."""
-        begin, lengths = self.offsets[chosen], self.offsets[chosen + 1] - self.offsets[chosen]
-        place = torch.arange(int(lengths.max()))
-        index = (begin[:, None] + place).clamp(max=len(self.values) - 1)
-        valid = (place < lengths[:, None])[..., None]
-        return self.values[index].float() * valid, lengths, self.tokens[index].masked_fill(~valid, -1)
+        values, lengths = self.latents.rows(chosen)
+        return values.float(), lengths, self.tokens.rows(chosen, padding=-1)[0]
 
 
 class Matching(nn.Module):
     """The index head with its three losses: over tokens, over late interaction, and over index vectors."""
 
-    def __init__(
-        self, head: IndexHead, questions: _Latents, texts: _Latents, config: IndexHeadConfig, end: int
-    ):
+    def __init__(self, head: IndexHead, questions: _Side, texts: _Side, config: IndexHeadConfig, end: int):
         super().__init__()
         self.head = head
         self.log_scale = nn.Parameter(torch.tensor([2.5, 2.5]))  # of the similarities, before the softmax
         self.questions, self.texts, self.config, self.end = questions, texts, config, end
-        self.weights = _rarity(texts.tokens, end, len(head.tokens))
+        self.weights = _rarity(texts.tokens.values, end, len(head.tokens))
 
     def forward(self, rows: loop.Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses for the pairs whose numbers ``rows`` holds, and how many come out first."""
@@ -162,11 +154,11 @@ class Matching(nn.Module):
         directions = F.normalize(self.head.tokens, dim=-1)
         return F.normalize(terms[drawn], dim=-1) @ directions.T * self.head.sharpness.exp(), tokens[drawn]
 
-    def _pooled(self, side: _Latents, chosen: Tensor) -> Tensor:
+    def _pooled(self, side: _Side, chosen: Tensor) -> Tensor:
         """Index vectors of texts whose tokens were all read right, or, without tokens, of their latents."""
         if not self.config.named_tokens:
             return self.head.pooled(*side.rows(chosen)[:2])
-        _, _, tokens = side.rows(chosen)
+        tokens, _ = side.tokens.rows(chosen, padding=-1)
         kept = (tokens >= 0) & (tokens != self.end) & (torch.rand(tokens.shape) >= _UNREAD)
         rows = torch.arange(len(tokens))[:, None, None].expand_as(tokens)[kept]
         summed = torch.zeros(len(tokens), self.head.index_size)
@@ -185,10 +177,11 @@ def _first(similarity: Tensor) -> Tensor:
 
 def _rarity(tokens: Tensor, end: int, vocabulary: int) -> Tensor:
     """How often each token is drawn: the square of its inverse document frequency, float32 [V]; the end at times."""
+    if not vocabulary:
+        return torch.zeros(0)
     frequency = _inverse_frequency(tokens, vocabulary)
     weights = (frequency / frequency.max()).clamp(min=0.05).square()
-    if vocabulary:
-        weights[end] = 0.1
+    weights[end] = 0.1
     return weights
 
 
@@ -219,9 +212,7 @@ def train_index_head(codec: LatentCodec, config: IndexHeadConfig, data: Path, ru
     process.wait_for_everyone()
     with np.load(run / LATENTS) as arrays:
         questions, texts = (
-            _Latents(
-                *(torch.from_numpy(arrays[f"{kind}_{part}"]) for part in ("values", "offsets", "tokens"))
-            )
+            _Side(Packed.read(arrays, kind), Packed.read(arrays, f"{kind}_tokens"))
             for kind in ("question", "text")
         )
     torch.manual_seed(config.seed)
@@ -236,21 +227,12 @@ def train_index_head(codec: LatentCodec, config: IndexHeadConfig, data: Path, ru
     end = codec.config.end_of_text
     if config.named_tokens:
         with torch.no_grad():  # rare tokens weigh more from the beginning
-            rarity = (_inverse_frequency(texts.tokens, len(head.tokens)) - 3).clamp(min=0.1)
+            rarity = (_inverse_frequency(texts.tokens.values, len(head.tokens)) - 3).clamp(min=0.1)
             head.to_index.weight *= rarity[:, None] / config.index_size**0.5
             head.to_index.weight[end] = 0.0
     module = Matching(head, questions, texts, config, end)
-    named = dict(module.named_parameters())
-    is_matrix = {name: name.endswith("weight") and "to_index" not in name for name in named}
-    matrices = [
-        p for name, p in named.items() if is_matrix[name] or (not config.named_tokens and p.ndim == 2)
-    ]
-    others = [p for p in named.values() if not any(p is matrix for matrix in matrices)]
-    optimizers = [
-        Muon(matrices, config.learning_rate),
-        torch.optim.AdamW(others, config.adamw_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    count = len(texts.offsets) - 1
+    optimizers = muon_and_adamw(module, config.learning_rate, config.adamw_rate)
+    count = len(texts.latents)
 
     def draw(step: int, rng: np.random.Generator) -> loop.Rows:  # noqa: ARG001
         return [rng.choice(count, min(count, n), replace=False) for n in (config.batch_size, config.pooled)]
@@ -269,30 +251,25 @@ def encode_pairs(codec: LatentCodec, config: IndexHeadConfig, data: Path, run: P
     if (run / LATENTS).is_file():
         return
     drawn = _draw_pairs(codec, config, data, run)
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding pairs", total=2 * len(drawn))
-        for kind, rows in zip(("question", "text"), zip(*drawn, strict=True), strict=True):
-            values, offsets, tokens = [], [0], []
-            width = codec.config.tokens_per_latent or 0
-            for begin in range(0, len(rows), _BATCH):
-                latents = codec.encode_ids(rows[begin : begin + _BATCH])
-                for row, length in zip(latents.values, latents.lengths.tolist(), strict=True):
-                    values.append(row[:length].half().cpu())
-                    offsets.append(offsets[-1] + length)
-                progress.advance(task, len(latents))
-            for ids, length in zip(rows, np.diff(offsets), strict=True):
-                padded = np.full(length * width, codec.config.end_of_text)
-                padded[: min(len(ids), len(padded))] = ids[: len(padded)]
-                tokens.append(padded.reshape(length, width))
-            arrays |= {
-                f"{kind}_values": torch.cat(values).numpy(),
-                f"{kind}_offsets": np.array(offsets),
-                f"{kind}_tokens": np.concatenate(tokens),
-            }
+    arrays: dict[str, Any] = {}
+    for kind, rows in zip(("question", "text"), zip(*drawn, strict=True), strict=True):
+        latents = Packed.encoded(codec, rows, f"encoding {kind}s")
+        tokens = _tokens_of(rows, latents, codec.config.tokens_per_latent or 0, codec.config.end_of_text)
+        arrays |= latents.arrays(kind) | tokens.arrays(f"{kind}_tokens")
     with writing(run / LATENTS):
-        np.savez(run / "latents.partial.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(run / "latents.partial.npz", **arrays)
         (run / "latents.partial.npz").replace(run / LATENTS)
+
+
+def _tokens_of(rows: Sequence[Sequence[int]], latents: Packed, width: int, end: int) -> Packed:
+    """The tokens that each latent stands for, ``width`` of them."""
+    found = torch.full((len(latents.values), width), end)
+    for ids, begin, stop in zip(
+        rows, latents.offsets[:-1].tolist(), latents.offsets[1:].tolist(), strict=True
+    ):
+        stretch = found[begin:stop].view(-1)
+        stretch[: len(ids)] = torch.tensor(ids)[: len(stretch)]
+    return Packed(found, latents.offsets)
 
 
 def _draw_pairs(

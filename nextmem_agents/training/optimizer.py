@@ -14,6 +14,22 @@ from nextmem_agents.training.muon import Muon
 _SCALAR_RATE = 0.02
 
 
+def muon_and_adamw(module: nn.Module, learning_rate: float, adamw_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of linear layers, AdamW for all else that learns; for one process."""
+    matrices = [
+        layer.weight
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear) and min(layer.weight.shape) > 1
+    ]
+    others = [
+        p for p in module.parameters() if p.requires_grad and not any(p is matrix for matrix in matrices)
+    ]
+    return [
+        Muon(matrices, learning_rate),
+        torch.optim.AdamW(others, adamw_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
 class SplitOptimizer:
     """Muon (orthogonalised momentum) for weight matrices, AdamW for embeddings, norms and the scalar.
 

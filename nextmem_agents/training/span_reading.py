@@ -16,22 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
+from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.span_reader import MAX_ANSWER, SpanReader
 from nextmem_agents.errors import CannotAnswer, InvalidArgument
 from nextmem_agents.training import loop
 from nextmem_agents.training.facts import facts
 from nextmem_agents.training.loop import CORPUS, LoopConfig
-from nextmem_agents.training.muon import Muon
+from nextmem_agents.training.optimizer import muon_and_adamw
+from nextmem_agents.training.packed import Packed
 from nextmem_agents.training.pairs import Pairs, find_questions, write_pairs
 from nextmem_agents.training.run_state import writing
 
 EXAMPLES = "examples.npz"
-_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -82,27 +81,35 @@ class _Example:
     end: int
 
 
+@dataclass(frozen=True)
+class _Examples:
+    """All examples: token ids, the memories' latents, and the answers' spans, int64 [N, 2]."""
+
+    questions: Packed
+    memories: Packed
+    latents: Packed
+    spans: Tensor
+
+
 class Reading(nn.Module):
     """The span reader with its loss."""
 
-    def __init__(
-        self, codec: LatentCodec, reader: SpanReader, arrays: dict[str, Tensor], config: SpanReaderConfig
-    ):
+    def __init__(self, head: IndexHead, reader: SpanReader, examples: _Examples, config: SpanReaderConfig):
         super().__init__()
         self.reader = reader
-        self.codec = codec  # no module: it is neither trained nor saved
-        self.arrays, self.config = arrays, config
-        self.rms = arrays["latents"][:4096].float().square().mean().sqrt()
+        self.examples, self.config = examples, config
+        self._head = [head]  # in a list, so that it is neither trained nor saved
+        self._rms = examples.latents.values[:4096].float().square().mean().sqrt()
 
     def forward(self, rows: loop.Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
         """Mean loss over beginnings and ends, and the share of answers marked exactly, among both memories' slots."""
         right, wrong = (torch.from_numpy(part) for part in rows)
-        question, asked = _padded(*self._tokens("question", right))
+        question, asked = self._directions(self.examples.questions, right)
         memory, there = self._slots(torch.cat([right, wrong]))
         memory, question = (F.dropout(x, self.config.dropout, self.training) for x in (memory, question))
         found = self.reader(question.repeat(2, 1, 1), asked.repeat(2, 1), memory, there)
         logits = [torch.cat([x[: len(right)], x[len(right) :]], dim=1) for x in found]
-        spans = self.arrays["spans"][right]
+        spans = self.examples.spans[right]
         targets = [spans[:, 0], spans[:, 1] - 1]
         loss = sum(
             (F.cross_entropy(x, target) for x, target in zip(logits, targets, strict=True)), torch.zeros(())
@@ -110,36 +117,24 @@ class Reading(nn.Module):
         hit = [x.argmax(-1) == target for x, target in zip(logits, targets, strict=True)]
         return loss, {"exact": (hit[0] & hit[1]).float().mean(), "tokens": there.sum()}
 
-    def _tokens(self, kind: str, chosen: Tensor) -> tuple[list[Tensor], int]:
-        ids, offsets = self.arrays[f"{kind}_ids"], self.arrays[f"{kind}_offsets"]
-        head = self.codec.index_head
-        assert head is not None  # noqa: S101 - train_span_reader checks it
-        rows = [head.tokens[ids[offsets[i] : offsets[i + 1]].long()] for i in chosen.tolist()]
-        return rows, head.term_size
+    def _directions(self, ids: Packed, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The directions of tokens, padded, and which are there."""
+        rows, lengths = ids.rows(chosen)
+        return self._head[0].tokens[rows], torch.arange(rows.shape[1]) < lengths[:, None]
 
     def _slots(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        head = self.codec.index_head
-        assert head is not None  # noqa: S101 - train_span_reader checks it
-        as_text, size = self._tokens("memory", chosen)
-        values, offsets = self.arrays["latents"], self.arrays["latent_offsets"]
-        counts = [int(offsets[i + 1] - offsets[i]) for i in chosen.tolist()]
-        latents = torch.nn.utils.rnn.pad_sequence(
-            [values[offsets[i] : offsets[i + 1]].float() for i in chosen.tolist()], batch_first=True
+        """Some memories as text, the others as their latents read, padded, and which slots are there."""
+        as_text, in_text = self._directions(self.examples.memories, chosen)
+        latents, counts = self.examples.latents.rows(chosen)
+        noise = torch.randn(latents.shape) * self._rms * self.config.noise
+        terms, numbers = self._head[0].terms(latents.float() + noise, counts)
+        missing = terms.shape[1] - as_text.shape[1]  # what the last latent has room for behind a text's end
+        is_text = torch.rand(len(chosen)) < self.config.text_share
+        slots = torch.where(
+            is_text[:, None, None], F.pad(as_text, (0, 0, 0, missing)), F.normalize(terms, dim=-1)
         )
-        latents = latents + torch.randn_like(latents) * self.rms * self.config.noise
-        terms, numbers = head.terms(latents, torch.tensor(counts))
-        is_text = torch.rand(len(counts)) < self.config.text_share
-        rows = [
-            text if plain else F.normalize(read[:n], dim=-1)
-            for text, read, n, plain in zip(as_text, terms, numbers.tolist(), is_text.tolist(), strict=True)
-        ]
-        return _padded(rows, size)
-
-
-def _padded(rows: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).reshape(len(rows), -1, size)
-    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+        in_latents = torch.arange(terms.shape[1]) < numbers[:, None]
+        return slots, torch.where(is_text[:, None], F.pad(in_text, (0, missing)), in_latents)
 
 
 def train_span_reader(codec: LatentCodec, config: SpanReaderConfig, data: Path, run: Path) -> SpanReader:
@@ -165,19 +160,18 @@ def train_span_reader(codec: LatentCodec, config: SpanReaderConfig, data: Path, 
         loop.claim(run, config)
         _encode_examples(codec, config, data, run)
     process.wait_for_everyone()
-    with np.load(run / EXAMPLES) as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    with np.load(run / EXAMPLES) as arrays:
+        examples = _Examples(
+            Packed.read(arrays, "questions"),
+            Packed.read(arrays, "memories"),
+            Packed.read(arrays, "latents"),
+            torch.from_numpy(arrays["spans"]),
+        )
     torch.manual_seed(config.seed)
     reader = SpanReader(codec.index_head.term_size, config.width, config.blocks)
-    module = Reading(codec, reader, arrays, config)
-    named = dict(reader.named_parameters())
-    matrices = [p for name, p in named.items() if p.ndim == 2 and min(p.shape) > 1]
-    others = [p for name, p in named.items() if not (p.ndim == 2 and min(p.shape) > 1)]
-    optimizers = [
-        Muon(matrices, config.learning_rate),
-        torch.optim.AdamW(others, config.adamw_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-    lengths = arrays["memory_offsets"].diff().numpy()
+    module = Reading(codec.index_head, reader, examples, config)
+    optimizers = muon_and_adamw(module, config.learning_rate, config.adamw_rate)
+    lengths = examples.memories.offsets.diff().numpy()
 
     def draw(step: int, rng: np.random.Generator) -> loop.Rows:  # noqa: ARG001
         return _draw_alike(lengths, config.batch_size, rng)
@@ -200,25 +194,15 @@ def _encode_examples(codec: LatentCodec, config: SpanReaderConfig, data: Path, r
     if (run / EXAMPLES).is_file():
         return
     drawn = _draw_examples(codec, config, data, run / CORPUS)
-    values, counts = [], []
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding memories", total=len(drawn))
-        for begin in range(0, len(drawn), _BATCH):
-            latents = codec.encode_ids([example.memory for example in drawn[begin : begin + _BATCH]])
-            for row, length in zip(latents.values, latents.lengths.tolist(), strict=True):
-                values.append(row[:length].half().cpu())
-                counts.append(length)
-            progress.advance(task, len(latents))
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        "latents": torch.cat(values).numpy(),
-        "latent_offsets": np.cumsum([0, *counts]),
+    memories = [example.memory for example in drawn]
+    arrays: dict[str, Any] = {
+        **Packed.of([example.question for example in drawn]).arrays("questions"),
+        **Packed.of(memories).arrays("memories"),
+        **Packed.encoded(codec, memories, "encoding memories").arrays("latents"),
         "spans": np.array([(example.begin, example.end) for example in drawn]),
     }
-    for kind, ids in (("question", [e.question for e in drawn]), ("memory", [e.memory for e in drawn])):
-        arrays[f"{kind}_ids"] = np.concatenate([np.array(row, dtype=np.int32) for row in ids])
-        arrays[f"{kind}_offsets"] = np.cumsum([0, *(len(row) for row in ids)])
     with writing(run / EXAMPLES):
-        np.savez(run / "examples.partial.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(run / "examples.partial.npz", **arrays)
         (run / "examples.partial.npz").replace(run / EXAMPLES)
 
 

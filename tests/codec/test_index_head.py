@@ -59,7 +59,7 @@ def test_terms_and_index_vectors_do_not_depend_on_padding(vocabulary: int) -> No
     pooled = head.pooled(padded, lengths)
     assert counts.tolist() == [20, 4, 12]
     for i, row in enumerate(rows):
-        alone = head(row)
+        alone = head.of_text(row)
         torch.testing.assert_close(terms[i, : counts[i]], alone)
         torch.testing.assert_close(pooled[i], head.pooled(row[None], lengths[i : i + 1])[0])
         # The first token behind a latent's own comes from that latent.

@@ -87,7 +87,7 @@ def test_the_answer_is_a_stretch_of_a_memory_and_the_empty_memory_has_none(
 
 def test_latents_are_read_as_the_tokens_that_the_head_names(reader: SpanReader, head: IndexHead) -> None:
     latents = torch.randn(3, 64)
-    terms = head(latents)
+    terms = head.of_text(latents)
     named, certainty = head.named_tokens(terms)
     assert named.shape == certainty.shape == (24,)
     assert ((certainty > 0) & (certainty <= 1)).all()

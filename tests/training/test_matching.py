@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 
-from nextmem_agents import DataError, LatentCodec
+from nextmem_agents import DataError, InvalidArgument, LatentCodec
+from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.training.facts import facts
 from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 from nextmem_agents.training.pairs import MAX_QUESTION, MadeUpQuestions, Pairs, read_questions, write_pairs
@@ -70,6 +72,23 @@ def test_training_lowers_the_loss_and_a_resumed_run_repeats_it(
     assert len(losses(tmp_path / "killed")) == 6
     train_index_head(codec, config, data, tmp_path / "killed")
     assert losses(tmp_path / "killed") == whole
+
+
+def test_a_codec_whose_latents_have_no_fixed_tokens_learns_from_pairs_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    tiny.write_whole(tmp_path / "codec", tokens_per_latent=None, fixed_latents=3, positions="consecutive")
+    free = LatentCodec.load(tmp_path / "codec")
+    config = replace(CONFIG, sources=("texts",))
+    with pytest.raises(InvalidArgument, match="named_tokens"):
+        train_index_head(free, config, data, tmp_path / "refused")
+    head = train_index_head(free, replace(config, named_tokens=0), data, tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert np.mean(found[-3:]) < np.mean(found[:3])
+    head.save(tmp_path)
+    latents = free.encode(["Ann has a cat.", "The ferry leaves at nine."])
+    again = IndexHead.load(tmp_path).pooled(latents.values, latents.lengths)
+    torch.testing.assert_close(again, head.pooled(latents.values, latents.lengths), atol=0.02, rtol=0)
 
 
 def test_a_pair_holds_its_answer_and_the_question_about_it(

@@ -122,7 +122,7 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_weights(place: Place, tm
         place.data,
         tmp_path / "killed",
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(
         [*map(str, arguments), "3"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
