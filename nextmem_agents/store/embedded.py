@@ -107,13 +107,14 @@ class EmbeddedStore(TableReading):
                 swept = tables.sweep(sql, time_to_text(now))
                 folder.write_touches(sql)
                 key = tables.make_scope(sql, name)
+                appended = True
                 tables.check_supersedes(sql, key, name, checked)
                 for record in checked:
                     repeated = tables.repeat_of(sql, key, record) if record.fold else None
                     if repeated is None:
-                        tables.insert(sql, key, record, now)
+                        appended &= not tables.insert(sql, key, record, now).replaced
                     written.append(repeated or record.id)
-            folder.wrote(None if swept else key)
+            folder.wrote(None if swept else key, appended)
             return written
 
     def payloads(self, scope: str, versions: Sequence[int]) -> dict[int, builtins.list[bytes]]:

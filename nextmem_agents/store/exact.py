@@ -71,32 +71,57 @@ def _top(versions: Versions, scores: Vectors, k: int) -> tuple[Versions, Vectors
 
 
 class Matrices:
-    """The unit vectors of the scopes read last, by scope key, within a budget of bytes; and their outlines."""
+    """The unit vectors of the scopes read last, by scope key, within a budget of bytes; and their outlines.
+
+    What was appended to a scope is read when the scope is next used: an agent that remembers and recalls in turn must
+    not read all of its memory at every turn.
+    """
 
     def __init__(self, budget: int = CACHE_BYTES) -> None:
         self.outlines = Outlines()
         self._budget = budget
         self._blocks: OrderedDict[int, Block] = OrderedDict()
+        self._behind: set[int] = set()
 
-    def get(self, scope: int, load: Callable[[], Block]) -> Block:
-        """The scope's block, loaded if it is not at hand."""
-        if scope not in self._blocks:
-            self._blocks[scope] = load()
+    def get(self, scope: int, load: Callable[[int], Block]) -> Block:
+        """The scope's block; ``load`` reads what came after a version, all of it after 0."""
+        if scope not in self._blocks or scope in self._behind:
+            known = self._blocks.get(scope)
+            self._blocks[scope] = load(0) if known is None else _extended(known, load)
+            self._behind.discard(scope)
             while len(self._blocks) > 1 and sum(v.nbytes for _, v in self._blocks.values()) > self._budget:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(scope)
         return self._blocks[scope]
 
-    def holds(self, scope: int) -> bool:
-        """Whether the scope's block is at hand."""
-        return scope in self._blocks
+    def held(self, scope: int) -> int | None:
+        """How many vectors of the scope are at hand; None if it was not read."""
+        return len(self._blocks[scope][0]) if scope in self._blocks else None
+
+    def appended(self, scope: int) -> None:
+        """Note that versions above all others were written to a scope, and no other one changed."""
+        if scope in self._blocks:
+            self._behind.add(scope)
+        self.outlines.appended(scope)
 
     def drop(self, scope: int) -> None:
-        """Forget a scope's block, because the scope was written to."""
-        self._blocks.pop(scope, None)
+        """Forget a scope's block and outline, because what they hold was changed."""
+        self.drop_block(scope)
         self.outlines.drop(scope)
+
+    def drop_block(self, scope: int) -> None:
+        """Forget a scope's block alone, because the index serves the scope."""
+        self._blocks.pop(scope, None)
+        self._behind.discard(scope)
 
     def clear(self) -> None:
         """Forget all blocks."""
         self._blocks.clear()
+        self._behind.clear()
         self.outlines.clear()
+
+
+def _extended(known: Block, load: Callable[[int], Block]) -> Block:
+    versions, vectors = known
+    more, their_vectors = load(int(versions[-1]) if len(versions) else 0)
+    return np.concatenate([versions, more]), np.concatenate([vectors, their_vectors])

@@ -99,10 +99,12 @@ class Folder:
         """Raise ``CodecMismatch`` unless the folder belongs to this codec."""
         _compare(self.path, self.codec, codec)
 
-    def wrote(self, scope: int | None) -> None:
-        """After a write to a scope, or to all: let go of what was cached, and let the index follow."""
+    def wrote(self, scope: int | None, appended: bool = False) -> None:
+        """After a write to a scope, or to all: let go of what was cached and has changed; let the index follow."""
         if scope is None:
             self._matrices.clear()
+        elif appended:
+            self._matrices.appended(scope)
         else:
             self._matrices.drop(scope)
         if self.index is not None:
@@ -175,7 +177,11 @@ class Folder:
                 return rank(_units(chain(past, present)), query, k)
             # Counting a large scope's vectors would take longer than its search.
             large = tables.has_own_collection(sql, scope) and self.index is not None and self.index.ready
-            if self._matrices.holds(scope) or not (large or tables.exceeds(sql, scope, exact_limit)):
+            held = self._matrices.held(scope)
+            if held is not None and large and held > exact_limit:
+                self._matrices.drop_block(scope)  # it has grown while the index was not ready
+                held = None
+            if held is not None or not (large or tables.exceeds(sql, scope, exact_limit)):
                 return rank([self._matrix(sql, scope)], query, k, allowed)
             # A filter that leaves few is answered sooner and exactly by looking at just those.
             if self.index is not None and (allowed is None or len(allowed) > exact_limit):
@@ -220,8 +226,8 @@ class Folder:
     def _matrix(self, sql: sqlite3.Connection, scope: int) -> Block:
         self._notice_changes()
 
-        def load() -> Block:
-            blocks = list(_units(tables.vectors(sql, scope, self.codec.dim)))
+        def load(after: int) -> Block:
+            blocks = list(_units(tables.vectors(sql, scope, self.codec.dim, after=after)))
             if not blocks:
                 return np.empty(0, dtype=np.int64), np.empty((0, self.codec.dim), dtype=np.float32)
             return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])

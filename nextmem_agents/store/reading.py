@@ -134,7 +134,7 @@ class TableReading(ABC):
         name, wanted, at = check_scope(scope), check_terms(terms), moment(as_of)
         check_where(where)
         with self._reading(name) as (sql, key):
-            return tables.postings(sql, key, wanted, where, at)
+            return tables.postings(sql, key, wanted, where, at, self._outline(sql, key, None, at))
 
     def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
         """Who said what when, in which session; see ``Store.outline``."""

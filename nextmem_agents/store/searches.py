@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -13,21 +13,36 @@ import numpy.typing as npt
 
 from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.filters import Clause, select_current
-from nextmem_agents.store.halves import from_halves, readable
+from nextmem_agents.store.halves import all_readable, from_halves, readable
 from nextmem_agents.store.outline import Outline, Outlines
+from nextmem_agents.store.outline import Row as OutlineRow
 from nextmem_agents.store.records import Postings, TermPostings, Where
 from nextmem_agents.store.rows import Versions, batches, matching_versions, selection, undamaged
 
 
 def vectors(
-    sql: sqlite3.Connection, scope: int, dim: int, versions: Versions | None = None, block: int = 4096
+    sql: sqlite3.Connection,
+    scope: int,
+    dim: int,
+    versions: Versions | None = None,
+    after: int = 0,
+    block: int = 4096,
 ) -> Iterator[tuple[Versions, npt.NDArray[np.float32]]]:
-    """The vectors of a scope, or of some of its versions: blocks of versions ``[n]``, values ``[n, dim]``."""
+    """The vectors of a scope, or of some of its versions: blocks of versions ``[n]``, values ``[n, dim]``.
+
+    Args:
+        sql: the connection.
+        scope: the scope's key.
+        dim: D.
+        versions: the versions to read; by default all that come after ``after``.
+        after: a version.
+        block: the most vectors of a block.
+    """
     select = "SELECT version, vector FROM vectors WHERE scope = ?"
     order = "ORDER BY version, chunk"
     rows: Iterator[tuple[int, bytes]]
     if versions is None:
-        rows = sql.execute(f"{select} {order}", (scope,))
+        rows = sql.execute(f"{select} AND version > ? {order}", (scope, after))
     else:
         rows = (
             row
@@ -37,7 +52,7 @@ def vectors(
             )
         )
     while rows_of_block := list(islice(rows, block)):
-        values = from_halves(b"".join(readable(row[1], dim) for row in rows_of_block), dim)
+        values = from_halves(all_readable([row[1] for row in rows_of_block], dim), dim)
         with undamaged("the number of a vector's memory"):
             numbers = np.array([row[0] for row in rows_of_block], dtype=np.int64)
         yield numbers, values
@@ -106,32 +121,56 @@ def postings(
     scope: int | None,
     terms: Sequence[str],
     where: Where | None,
-    at: Moment | None = None,
+    at: Moment,
+    held_memories: Outline,
 ) -> Postings:
-    """The lexical index's answer; without a scope, that of an empty one."""
+    """The lexical index's answer; without a scope, that of an empty one.
+
+    Args:
+        sql: the connection.
+        scope: the scope's key.
+        terms: to look up.
+        where: which memories are listed.
+        at: when the read takes place and which time it asks about.
+        held_memories: the outline of the scope at that time, unfiltered.
+    """
+    listed = dict.fromkeys(terms, np.zeros((3, 0), dtype=np.int64))
     if scope is None:
-        return Postings(0, 0.0, {term: _term_postings([], None, None) for term in terms})
-    at = at or moment()
+        return Postings(0, 0.0, {term: _term_postings(table, None, None) for term, table in listed.items()})
     held = selection(sql, scope, None, at)
     allowed = matching_versions(sql, scope, where, at) if where else None
-    n_memories, average = lengths(sql, scope, at)
-    past = {} if at.as_of is None or held is None else _archived_terms(sql, scope, held)
-    listed: dict[str, list[tuple[int, int, int]]] = {term: [] for term in terms}
     for batch in batches(list(listed)):
         marks = ",".join("?" * len(batch))
-        for term, *row in sql.execute(
-            f"SELECT term, version, frequency, length FROM postings WHERE scope = ? AND term IN ({marks})"  # noqa: S608 -- marks
-            " ORDER BY term, version",
+        # A common word stands in tens of thousands of memories: one row for all of them is ten times faster.
+        for term, numbers, *columns in sql.execute(
+            "SELECT term,"  # noqa: S608 -- marks
+            " MIN(typeof(version) = 'integer' AND typeof(frequency) = 'integer' AND typeof(length) = 'integer'),"
+            " json_group_array(version), json_group_array(frequency), json_group_array(length) FROM postings"
+            f" WHERE scope = ? AND term IN ({marks}) GROUP BY term",
             (scope, *batch),
         ):
-            listed[term].append((row[0], row[1], row[2]))
-    for version, counts in past.items():
-        for term in listed.keys() & counts.keys():
-            listed[term].append((version, counts[term], sum(counts.values())))
-    found = {
-        term: _term_postings(sorted(rows) if past else rows, held, allowed) for term, rows in listed.items()
-    }
-    return Postings(n_memories, average, found)
+            with undamaged("the lexical index"):
+                if not numbers:
+                    raise ValueError("where a number belongs stands none")
+                listed[term] = np.stack(
+                    [np.fromstring(column[1:-1], np.int64, sep=",") for column in columns]
+                )
+    if at.as_of is not None and held is not None:
+        for term, rows in _archived_postings(sql, scope, held, listed).items():
+            listed[term] = np.concatenate([listed[term], np.array(rows, dtype=np.int64).T], axis=1)
+    found = {term: _term_postings(table, held, allowed) for term, table in listed.items()}
+    average = float(held_memories.lengths.mean()) if len(held_memories) else 0.0
+    return Postings(len(held_memories), average, found)
+
+
+def _archived_postings(
+    sql: sqlite3.Connection, scope: int, versions: Versions, terms: Collection[str]
+) -> dict[str, list[tuple[int, int, int]]]:
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for version, counts in _archived_terms(sql, scope, versions).items():
+        for term in counts.keys() & terms:
+            found.setdefault(term, []).append((version, counts[term], sum(counts.values())))
+    return found
 
 
 def _archived_terms(sql: sqlite3.Connection, scope: int, versions: Versions) -> dict[int, dict[str, int]]:
@@ -143,15 +182,15 @@ def _archived_terms(sql: sqlite3.Connection, scope: int, versions: Versions) -> 
 
 
 def _term_postings(
-    rows: list[tuple[int, int, int]], held: Versions | None, allowed: Versions | None
+    table: npt.NDArray[np.int64], held: Versions | None, allowed: Versions | None
 ) -> TermPostings:
-    with undamaged("the lexical index"):
-        table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    """Of rows of versions, frequencies and lengths, in any order."""
+    if (table[0, 1:] < table[0, :-1]).any():
+        table = table[:, np.argsort(table[0], kind="stable")]
     if held is not None:
-        table = table[np.isin(table[:, 0], held)]
-    kept = table if allowed is None else table[np.isin(table[:, 0], allowed)]
-    versions, frequencies, sizes = np.ascontiguousarray(kept.T)
-    return TermPostings(len(table), versions, frequencies, sizes)
+        table = table[:, np.isin(table[0], held)]
+    versions, frequencies, sizes = table if allowed is None else table[:, np.isin(table[0], allowed)]
+    return TermPostings(table.shape[1], versions, frequencies, sizes)
 
 
 def neighbours(
@@ -199,23 +238,30 @@ def outline(
     if scope is None:
         return Outline.read(())
     at = at or moment()
-    if at.as_of is not None or cache is None:
-        found = _outline(sql, select_current(scope, None, at))
-    else:
-        # Of the cached ones, some may hold no longer, or have expired.
-        found = cache.get(scope, lambda: _outline(sql, Clause("m.scope = ? AND m.current = 1", [scope])))
-        held = selection(sql, scope, None, at)
-        found = found if held is None else found.of(np.isin(found.versions, held))
+    with undamaged("the session, speaker or time of a memory"):
+        found = _held_outline(sql, scope, at, cache)
     if not where:
         return found
     return replace(found, matches=np.isin(found.versions, matching_versions(sql, scope, where, at)))
 
 
-def _outline(sql: sqlite3.Connection, clause: Clause) -> Outline:
-    rows = sql.execute(
+def _held_outline(sql: sqlite3.Connection, scope: int, at: Moment, cache: Outlines | None) -> Outline:
+    if at.as_of is not None or cache is None:
+        return Outline.read(_outline_rows(sql, select_current(scope, None, at)))
+
+    def load(after: int) -> list[OutlineRow]:
+        clause = "m.scope = ? AND m.current = 1 AND m.version > ?"
+        return _outline_rows(sql, Clause(clause, [scope, after]))
+
+    found = cache.get(scope, load)
+    # Of the cached ones, some may hold no longer, or have expired.
+    held = selection(sql, scope, None, at)
+    return found if held is None else found.of(np.isin(found.versions, held))
+
+
+def _outline_rows(sql: sqlite3.Connection, clause: Clause) -> list[OutlineRow]:
+    return sql.execute(
         "SELECT m.version, m.session, m.role, COALESCE(m.occurred_at, m.created_at), m.length"  # noqa: S608 -- bound
-        f" FROM memories AS m WHERE {clause.sql} ORDER BY m.session, m.version",
+        f" FROM memories AS m WHERE {clause.sql} ORDER BY m.version",
         clause.parameters,
-    )
-    with undamaged("the session, speaker or time of a memory"):
-        return Outline.read(rows.fetchall())
+    ).fetchall()

@@ -129,8 +129,8 @@ class Replica:
     def matrix(self, sql: sqlite3.Connection, key: int) -> Block:
         """The current versions of a scope with their chunks' unit vectors."""
 
-        def load() -> Block:
-            blocks = list(tables.vectors(sql, key, self._dim))
+        def load(after: int) -> Block:
+            blocks = list(tables.vectors(sql, key, self._dim, after=after))
             if not blocks:
                 return np.empty(0, dtype=np.int64), np.empty((0, self._dim), dtype=np.float32)
             return np.concatenate([b[0] for b in blocks]), unit(np.concatenate([b[1] for b in blocks]))
@@ -201,21 +201,26 @@ class Replica:
             return
         with self._database.transaction(write=True) as sql:
             key = tables.make_scope(sql, scope)
-            self._matrices.drop(key)
+            newest = sql.execute("SELECT MAX(version) FROM memories WHERE scope = ?", (key,)).fetchone()[0]
+            appended = not gone and (newest is None or fresh[0].version > newest)
             for each in fresh:
                 # A later version of it, or a later memory that took its place, would have to come after it.
                 for column in ("id", "supersedes"):
-                    newest = sql.execute(
+                    later = sql.execute(
                         f"SELECT MAX(version) FROM memories WHERE scope = ? AND {column} = ?",  # noqa: S608 -- constants
                         (key, each.record.id),
                     ).fetchone()[0]
-                    if newest is not None and newest >= each.version:
+                    if later is not None and later >= each.version:
                         raise _Disorder
                 record = each.record
                 if not seen.vectors:
                     record = replace(record, vectors=np.zeros((len(record.payloads), 0), dtype=np.float32))
-                tables.insert(sql, key, record, each.at, version=each.version)
+                appended &= not tables.insert(sql, key, record, each.at, version=each.version).replaced
             self._delete(sql, key, gone)
+            if appended:
+                self._matrices.appended(key)
+            else:
+                self._matrices.drop(key)
             sql.execute("DELETE FROM removals")  # they are for an index, and the server has its own
         seen.n_memories += len(fresh)
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from nextmem_agents.store.checks import metadata_to_text, time_to_text
 from nextmem_agents.store.clock import Moment, moment
@@ -15,10 +16,17 @@ from nextmem_agents.store.records import Access, NewRecord
 from nextmem_agents.store.rows import batches, current_versions, payloads, records, undamaged
 
 
+class Inserted(NamedTuple):
+    """A version that was written, and whether it took the place of another."""
+
+    version: int
+    replaced: bool
+
+
 def insert(
     sql: sqlite3.Connection, scope: int, record: NewRecord, now: datetime, version: int | None = None
-) -> int:
-    """Write a checked record as the current version of its memory; returns the version.
+) -> Inserted:
+    """Write a checked record as the current version of its memory.
 
     Nothing else changes a version that is there: its former one ends where this one begins, and so does the memory
     that it supersedes; an expired memory of the same id makes way.
@@ -29,7 +37,7 @@ def insert(
     written = time_to_text(record.updated_at or now)
     begins = time_to_text(record.valid_from) if record.valid_from else written
     expires = _time(record.expires_at)
-    created = _retire(sql, scope, record.id, begins, expires, time_to_text(now))
+    replaced, created = _retire(sql, scope, record.id, begins, expires, time_to_text(now))
     if record.supersedes is not None and record.supersedes != record.id:
         sql.execute(
             "UPDATE memories SET valid_to = MIN(COALESCE(valid_to, ?), ?)"
@@ -88,7 +96,7 @@ def insert(
         "INSERT INTO postings (scope, version, term, frequency, length) VALUES (?, ?, ?, ?, ?)",
         [(scope, version, term, frequency, length) for term, frequency in record.terms.items()],
     )
-    return version
+    return Inserted(version, replaced)
 
 
 def _time(value: datetime | None) -> str | None:
@@ -97,19 +105,23 @@ def _time(value: datetime | None) -> str | None:
 
 def _retire(
     sql: sqlite3.Connection, scope: int, id_: str, ends: str, expires: str | None, now: str
-) -> str | None:
-    """Leave the current version to history and to questions about the past; returns when the memory was made."""
+) -> tuple[bool, str | None]:
+    """Leave the current version to history and to questions about the past.
+
+    Returns:
+        Whether there was one, and when the memory was made if it goes on.
+    """
     row = sql.execute(
         "SELECT version, created_at, expires_at FROM memories WHERE scope = ? AND id = ? AND current = 1",
         (scope, id_),
     ).fetchone()
     if row is None:
-        return None
+        return False, None
     version, created, expired = row
     _unlist(sql, "m.scope = ? AND m.version = ?", (scope, version))
     if expired is not None and expired <= now:
         sql.execute("DELETE FROM memories WHERE scope = ? AND id = ?", (scope, id_))
-        return None
+        return True, None
     sql.execute(
         "UPDATE memories SET current = 0, valid_to = MIN(COALESCE(valid_to, ?), ?) WHERE scope = ? AND version = ?",
         (ends, ends, scope, version),
@@ -117,7 +129,7 @@ def _retire(
     # A memory expires as one: its past is not to outlive it.
     sql.execute("UPDATE memories SET expires_at = ? WHERE scope = ? AND id = ?", (expires, scope, id_))
     _archive(sql, scope, version)
-    return str(created)
+    return True, str(created)
 
 
 def _unlist(sql: sqlite3.Connection, which: str, parameters: Sequence[object]) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 
-from nextmem_agents.errors import NextMemError, StoreError
+from nextmem_agents.errors import DamagedRecord, NextMemError, StoreError
 from nextmem_agents.store import EmbeddedStore, clock
 from nextmem_agents.store.sqlite import APPLICATION_ID, FORMAT
 
@@ -241,3 +241,15 @@ def test_a_folder_of_format_1_is_upgraded_with_all_it_holds(folder, open_store, 
     assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
     assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     connection.close()
+
+
+@pytest.mark.parametrize(("column", "value"), [("frequency", "two"), ("length", "1,1"), ("version", 2.5)])
+def test_a_damaged_posting_is_an_error_and_no_wrong_rank(written, open_store, column, value):
+    with sqlite3.connect(database(written)) as sql:
+        sql.execute("PRAGMA foreign_keys = OFF")
+        sql.execute(f"UPDATE postings SET {column} = ? WHERE term = 'text' AND version = 7", (value,))  # noqa: S608
+    sql.close()
+    store = open_store()
+    with pytest.raises(DamagedRecord, match="lexical index is damaged"):
+        store.postings("alice", ["text"])
+    assert store.postings("alice", ["7"]).terms["7"].document_frequency == 1

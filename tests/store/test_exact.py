@@ -44,7 +44,8 @@ def test_the_cache_stays_within_its_budget():
     loads = []
 
     def loader(scope):
-        def load():
+        def load(after):
+            assert after == 0
             loads.append(scope)
             return np.arange(4), np.zeros((4, 8), dtype=np.float32)
 
@@ -57,3 +58,24 @@ def test_the_cache_stays_within_its_budget():
     matrices.drop(1)
     matrices.get(1, loader(1))
     assert loads == [1, 2, 3, 2, 1]
+
+
+def test_what_was_appended_alone_is_read():
+    rows = np.arange(1, 7), np.arange(12, dtype=np.float32).reshape(6, 2)
+    read = []
+
+    def load(after):
+        read.append(after)
+        return rows[0][rows[0] > after][:3], rows[1][rows[0] > after][:3]
+
+    matrices = Matrices()
+    assert matrices.get(1, load)[0].tolist() == [1, 2, 3]
+    matrices.appended(2)  # is not at hand
+    matrices.get(1, load)
+    matrices.appended(1)
+    versions, vectors = matrices.get(1, load)
+    assert np.array_equal(versions, rows[0])
+    assert np.array_equal(vectors, rows[1])
+    matrices.get(1, load)
+    assert read == [0, 3]
+    assert (matrices.held(1), matrices.held(2)) == (6, None)

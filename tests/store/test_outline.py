@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nextmem_agents.store import EmbeddedStore, NewRecord, Store, clock
-from nextmem_agents.store.outline import Outline, Outlines
+from nextmem_agents.store.outline import Outline, Outlines, Row
 from nextmem_agents.store.server import ServerStore
 from tests.store.conftest import DIM
 
@@ -39,11 +40,12 @@ def test_memories_stand_by_session_and_then_by_writing(
     store.put("a", [record("one", session="t", role="Bob"), record("two", session="s", role="Ann")])
     store.put("a", [record("three words here"), record("four", session="t", role="Ann", occurred_at=MAY)])
     found = store.outline("a")
-    assert ids(store, found) == ["three words here", "two", "one", "four"]
-    assert found.sessions.tolist() == [-1, 0, 1, 1]
-    assert [found.role_names[i] if i >= 0 else None for i in found.roles] == [None, "Ann", "Bob", "Ann"]
+    assert ids(store, found) == ["three words here", "one", "four", "two"]
+    assert found.sessions.tolist() == [-1, 0, 0, 1]
+    assert found.session_names == ("t", "s")
+    assert [found.role_names[i] if i >= 0 else None for i in found.roles] == [None, "Bob", "Ann", "Ann"]
     assert found.lengths.tolist() == [3, 1, 1, 1]
-    assert found.times[3] == MAY.timestamp()
+    assert found.times[2] == MAY.timestamp()
     assert abs(found.times[0] - clock.utc_now().timestamp()) < 60
     assert found.rows(found.versions[[2, 0]]).tolist() == [2, 0]
     assert len(store.outline("b")) == 0
@@ -62,6 +64,7 @@ def test_every_change_is_seen(store: Store, record: Callable[..., NewRecord]) ->
     assert ids(store, store.outline("a")) == ["one", "two", "three"]
     store.put("a", [record("other text", id_="one", session="u")])
     assert ids(store, store.outline("a")) == ["two", "three", "one"]
+    assert store.outline("a").sessions.tolist() == [0, 0, 1]
     store.forget("a", ["two"])
     assert ids(store, store.outline("a")) == ["three", "one"]
     store.erase("a")
@@ -82,20 +85,53 @@ def test_what_has_expired_or_holds_no_longer_is_gone(
 
 
 def test_outlines_are_bounded_and_dropped() -> None:
-    def of(n: int) -> Outline:
-        return Outline.read([(i, None, None, "2024-05-01T12:30:00.000000+00:00", 1) for i in range(n)])
+    read: list[int] = []
+
+    def of(n: int) -> Callable[[int], list[Row]]:
+        def load(after: int) -> list[Row]:
+            read.append(after)
+            return [(i, None, None, "2024-05-01T12:30:00.000000+00:00", 1) for i in range(after + 1, n + 1)]
+
+        return load
 
     cache = Outlines(budget=10)
     for scope in range(4):
-        assert len(cache.get(scope, lambda: of(4))) == 4
-    made: list[int] = []
+        assert len(cache.get(scope, of(4))) == 4
+    read.clear()
     for scope in (3, 2, 0):
-        cache.get(scope, lambda: made.append(1) or of(4))  # type: ignore[func-returns-value]
-    assert len(made) == 1  # two fit, and the first had to go
+        cache.get(scope, of(4))
+    assert read == [0]  # two fit, and the first had to go
     cache.drop(0)
-    assert len(cache.get(0, lambda: of(1))) == 1
+    assert len(cache.get(0, of(1))) == 1
+    cache.appended(0)
+    assert cache.get(0, of(3)).versions.tolist() == [1, 2, 3]
+    assert read == [0, 0, 1]
     cache.clear()
-    assert len(cache.get(0, lambda: of(2))) == 2
+    assert len(cache.get(0, of(2))) == 2
+
+
+def test_what_was_appended_stands_where_reading_all_of_it_would_put_it() -> None:
+    time = "2024-05-01T12:30:00.000000+00:00"
+    rows: list[Row] = [
+        (version, session, role, time, version)
+        for version, (session, role) in enumerate(
+            [
+                ("s", "Ann"),
+                (None, None),
+                ("t", "Bob"),
+                ("s", None),
+                ("u", "Eve"),
+                (None, "Ann"),
+                ("t", "Bob"),
+            ],
+            1,
+        )
+    ]
+    whole = Outline.read(rows)
+    for cut in range(len(rows) + 1):
+        extended = Outline.read(rows[cut:], Outline.read(rows[:cut]))
+        for field in fields(Outline):
+            assert np.array_equal(getattr(extended, field.name), getattr(whole, field.name)), field.name
 
 
 def test_some_of_an_outline() -> None:

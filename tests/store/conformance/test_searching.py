@@ -49,6 +49,40 @@ def test_nearest_equals_brute_force(open_store, exact_limit, monkeypatch):
             assert [score for _, score in found] == pytest.approx(list(cosines[expected]), abs=2e-4)
 
 
+def test_searches_between_writes_see_each_of_them(open_store, record, vector):
+    store = open_store(exact_limit=6)
+    texts: dict[str, str] = {}
+
+    def check():
+        store.flush()
+        for word in sorted({word for text in texts.values() for word in text.split()}):
+            holding = [id_ for id_, text in texts.items() if word in text.split()]
+            listed = store.postings("alice", [word]).terms[word].versions
+            assert sorted(r.id for r in store.records("alice", listed.tolist()).values()) == sorted(holding)
+        outline = store.outline("alice")
+        assert len(outline) == len(texts)
+        records = store.records("alice", outline.versions.tolist())
+        for version, place in zip(outline.versions.tolist(), outline.sessions.tolist(), strict=True):
+            assert records[version].session == (outline.session_names[place] if place >= 0 else None)
+        for id_, text in texts.items():
+            found = dict(store.nearest("alice", vector(text), len(texts)))
+            assert len(found) == len(texts)
+            assert found[store.get("alice", [id_])[0].version] == pytest.approx(1.0, abs=2e-3)
+
+    for number, session in enumerate(["s", None, "t", "s", "u", "t", None, "s"]):
+        texts[f"m{number}"] = f"word{number} common"
+        store.put("alice", [record(texts[f"m{number}"], id_=f"m{number}", session=session)])
+        check()
+        if number == 3:
+            texts["m1"] = "changed common"
+            store.put("alice", [record(texts["m1"], id_="m1", session="s")])
+            check()
+        if number == 5:
+            store.forget("alice", ["m0"])
+            del texts["m0"]
+            check()
+
+
 def test_a_zero_vector_is_at_0_from_all_and_a_huge_one_is_a_direction(store, record, vector):
     store.put("alice", [NewRecord("zero", [b"z"], np.zeros((1, DIM))), record("sun")])
     similarity = dict(store.nearest("alice", 1e30 * vector("sun"), 5))
