@@ -311,6 +311,26 @@ class LatentCodec(LoadedCodec):
             return pooled.cpu()
         return self.index_head.pooled(latents.values.float(), latents.lengths).cpu()
 
+    @property
+    def projects(self) -> bool:
+        """Whether index vectors are projected, and :meth:`pooled_similarity` tells more than they do."""
+        return self.index_head is None and self.config.index_dimensions is not None
+
+    def pooled_similarity(self, queries: Latents, passages: Latents) -> Tensor:
+        """Cosine of the mean latents of each query and passage, which projected index vectors approximate.
+
+        Args:
+            queries: Q rows.
+            passages: B rows.
+
+        Returns:
+            float32 [Q, B] in -1 … 1, on the CPU.
+
+        Raises:
+            CodecMismatch: latents of another codec.
+        """
+        return (F.normalize(self.pool(queries), dim=-1) @ F.normalize(self.pool(passages), dim=-1).T).cpu()
+
     def late_interaction(self, queries: Latents, passages: Latents) -> Tensor:
         """How well each passage answers each query, by the best match of every part of the query (MaxSim).
 

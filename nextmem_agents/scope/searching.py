@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import MAXYEAR, datetime
 from itertools import islice
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
@@ -72,10 +73,8 @@ def score_memories(
     signals = _of_words(outline, _matches(store, vault.scope, outline, told, where, as_of))
     signals["speaker"] = spoken_by(outline, places)
     signals["time"] = _of_time(outline, query, as_of)
-    if vector is None:
-        vector = _vector(codec, codec.encode(chunks))
-    nearest = store.nearest(vault.scope, vector, n, where, as_of)
-    signals["latent"] = _latent(outline, dict(nearest))
+    asked_for = codec.encode(chunks) if vector is None else vector
+    signals["latent"] = _latent(outline, _nearest(store, vault, codec, asked_for, n, where, as_of))
     # A memory that nothing speaks for is not found, however few there are.
     found = np.flatnonzero(
         outline.matches & np.any([values > 0 for values in signals.values() if values is not None], axis=0)
@@ -134,8 +133,31 @@ def _of_time(outline: Outline, query: str, as_of: datetime | None) -> Signal | N
     return near if near.any() else None
 
 
-def _vector(codec: LatentCodec, asked: Latents) -> npt.NDArray[np.float32]:
-    return np.asarray(codec.index_vectors(asked).mean(0).numpy(), dtype=np.float32)
+def _nearest(
+    store: Store,
+    vault: Vault,
+    codec: LatentCodec,
+    asked: Latents | npt.NDArray[np.float32],
+    n: int,
+    where: Where | None,
+    as_of: datetime | None,
+) -> dict[int, float]:
+    """Similarities of the n memories nearest by index vector, best first.
+
+    Projected vectors only propose: 4,096 dimensions in 1,024 lose a twelfth of the right answers
+    (benchmarks/projection.md), which comparing the stored latents whole brings back.
+
+    Args:
+        asked: the query's latents, or its index vector ``[P]`` where the store's were not made by the codec.
+    """
+    if not isinstance(asked, Latents):
+        return dict(store.nearest(vault.scope, asked, n, where, as_of))
+    vector = np.asarray(codec.index_vectors(asked).mean(0).numpy(), dtype=np.float32)
+    found = dict(store.nearest(vault.scope, vector, n, where, as_of))
+    if codec.projects:
+        found |= _of_stored(store, vault, codec, asked, found, codec.pooled_similarity)
+        found = dict(sorted(found.items(), key=lambda each: -each[1]))
+    return found
 
 
 def _latent(outline: Outline, nearest: Mapping[int, float]) -> Signal:
@@ -157,21 +179,23 @@ def _by_latents(
     as_of: datetime | None,
     vector: npt.NDArray[np.float32] | None,
 ) -> dict[int, Score]:
-    if vector is not None:
-        found = dict(store.nearest(vault.scope, vector, n, where, as_of))
-        return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
-    asked = codec.encode(chunks)
-    found = dict(store.nearest(vault.scope, _vector(codec, asked), n, where, as_of))
-    if codec.index_head is not None:
+    asked = codec.encode(chunks) if vector is None else vector
+    found = _nearest(store, vault, codec, asked, n, where, as_of)
+    if isinstance(asked, Latents) and codec.index_head is not None:
         # The further half is left out: its pooled similarities are on another scale.
         found = dict(islice(found.items(), n // 2))
-        late = _late_interaction(store, vault, codec, asked, found)
+        late = _of_stored(store, vault, codec, asked, found, codec.late_interaction)
         found |= {v: LATE_SHARE * late[v] + (1 - LATE_SHARE) * found[v] for v in late}
     return fuse(np.array(list(found), dtype=np.int64), {"latent": np.array(list(found.values()))}, n)
 
 
-def _late_interaction(
-    store: Store, vault: Vault, codec: LatentCodec, asked: Latents, versions: Iterable[int]
+def _of_stored(
+    store: Store,
+    vault: Vault,
+    codec: LatentCodec,
+    asked: Latents,
+    versions: Iterable[int],
+    similarity: Callable[[Latents, Latents], Tensor],
 ) -> dict[int, float]:
     """Similarity of the query's latents to the stored ones of each memory: that of its best chunk.
 
@@ -192,7 +216,7 @@ def _late_interaction(
         return {}
     found: dict[int, float] = {}
     for version, score in zip(
-        owners, codec.late_interaction(asked, codec.dequantize(rows)).mean(0).tolist(), strict=True
+        owners, similarity(asked, codec.dequantize(rows)).mean(0).tolist(), strict=True
     ):
         found[version] = max(found.get(version, -1.0), score)
     return found

@@ -30,6 +30,7 @@ class FakeCodec:
     index_size = DIM
     profile = "float32/cpu"
     index_head = None
+    projects = False
     can_answer = False
     config = SimpleNamespace(name="fake", answer_layout=None)
 
