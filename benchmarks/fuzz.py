@@ -2,7 +2,7 @@
 
 Three kinds: *payloads*, changed before or behind their tag; *server rows*, the JSON that lies in a Chroma collection;
 *record rows*, any value in any place of ``records.sqlite3``. Whatever is read of them is what was written, or an error
-of ours says so, within a second and 64 MB. ``--atheris`` lets libFuzzer guide the payloads' bytes instead.
+of ours says so, within a second and 64 MB. ``fuzz_guided.py`` lets libFuzzer choose the bytes instead.
 """
 
 from __future__ import annotations
@@ -109,8 +109,7 @@ def try_payload(data: bytes) -> str:
 
 def fuzz_server_rows(n: int, rng: random.Random) -> Counter[str]:
     """Read ``n`` chunk rows of a Chroma collection, one to three of whose values are others."""
-    vectors = np.eye(8, dtype=np.float32)
-    heads = [chunk_rows("alice", Stamp(1, 1), 7, record, utc_now())[0] for record in _records(vectors)]
+    heads = server_heads()
     outcomes: Counter[str] = Counter()
     with limits():
         for _ in range(n):
@@ -121,17 +120,27 @@ def fuzz_server_rows(n: int, rng: random.Random) -> Counter[str]:
                 metadata[name] = rng.choice(STRANGE)
             else:
                 metadata["record"] = _changed_json(str(metadata["record"]), rng)
-            row = Row(head.id, metadata, vectors[0])
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
-            try:
-                written = read_written(row, vectors_of({0: row}, n_chunks_of(row), 8))
-            except NextMemError:
-                outcomes["refused"] += 1
-                continue
-            assert isinstance(written.record.id, str)
-            assert isinstance(written.version, int)
-            outcomes["read"] += 1
+            outcomes[try_server_row(head, metadata)] += 1
     return outcomes
+
+
+def server_heads() -> list[Row]:
+    """The first rows of three memories, as a Chroma collection holds them."""
+    records = _records(np.eye(8, dtype=np.float32))
+    return [chunk_rows("alice", Stamp(1, 1), 7, record, utc_now())[0] for record in records]
+
+
+def try_server_row(head: Row, metadata: dict[str, Any]) -> str:
+    """Read a row with other metadata; what is read is a memory, whole."""
+    row = Row(head.id, metadata, np.eye(8, dtype=np.float32)[0])
+    try:
+        written = read_written(row, vectors_of({0: row}, n_chunks_of(row), 8))
+    except NextMemError:
+        return "refused"
+    assert isinstance(written.record.id, str)
+    assert isinstance(written.version, int)
+    return "read"
 
 
 def _changed_json(text: str, rng: random.Random) -> str:
@@ -305,15 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--atheris", action="store_true", help="guided by coverage, without end (pip install atheris)"
-    )
     chosen = parser.parse_args()
-    if chosen.atheris:
-        import atheris
-
-        atheris.Setup([sys.argv[0]], lambda data: try_payload(seal(b"NM\x01" + data)))
-        atheris.Fuzz()
     write_table(
         __file__,
         "Fuzzing what is read from disk",

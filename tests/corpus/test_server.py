@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,11 +55,12 @@ def test_ray_encodes_on_its_nodes(
     server: ChromaServer, files: Path, codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="half a gigabyte that is installed on its own: nextmem-agents[ray]")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     settings = {"collection": f"test-{uuid.uuid4().hex}"}
     plan = Bulk(sources([files]), RECIPE, batch_size=4)
     assert [*plan.on_ray(server.url, settings)][-1] == Totals(12, 12, 0)
     assert [*plan.on_ray(server.url, settings)][-1] == Totals(12, 0, 12)
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"  # nothing of ours is reported to anyone
     with NextMem.open(server.url, codec=codec, **settings) as memory:
         texts = {m.text for m in memory.scope("wiki").list()}
     assert texts == {f"Fact {i} of part {part}." for i in range(6) for part in range(2)}
