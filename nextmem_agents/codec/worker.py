@@ -90,7 +90,9 @@ class CodecWorker:
 
     Args:
         max_batch: items worked on together.
-        wait: seconds that the first request of a batch waits for others.
+        wait: a batch begins when nobody has come for so many seconds; or, while others keep coming, after a tenth of
+            the time that the batch before it took, if that is longer. Who has just been served asks again then, and
+            a batch of all of them costs less than two of half of them.
         max_waiting: items that may wait; who asks for more is held until there is room.
 
     Examples:
@@ -107,6 +109,7 @@ class CodecWorker:
         ] = {}  # by the caller's name; the order is whose turn it is
         self._waiting = 0
         self._count = 0
+        self._took = 0.0  # seconds, of the last batch
         self._running = False
 
     def run(
@@ -151,12 +154,20 @@ class CodecWorker:
                 if not self._queues and not self._changed.wait_for(lambda: bool(self._queues), _IDLE_SECONDS):
                     self._running = False
                     return
-                until = time.monotonic() + self._wait
-                while self._waiting < self._max_batch and (left := until - time.monotonic()) > 0:
-                    self._changed.wait(left)
+                self._gather()
                 batch = self._next_batch()
                 self._changed.notify_all()
+            began = time.monotonic()
             self._do(batch)
+            self._took = time.monotonic() - began
+
+    def _gather(self) -> None:
+        """Wait for those who are about to ask, with the lock held."""
+        until = time.monotonic() + max(self._wait, self._took / 10)
+        while self._waiting < self._max_batch and (left := until - time.monotonic()) > 0:
+            seen = self._count
+            if not self._changed.wait_for(lambda: self._count != seen, min(self._wait, left)):  # noqa: B023
+                return
 
     def _next_batch(self) -> list[_Piece]:
         """Pieces of one key: that of the piece that waits longest; one from each caller in turn while they fit."""
