@@ -15,7 +15,6 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +41,7 @@ from llama_index_nextmem import NextMemRetriever as LlamaIndexRetriever
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.report import write_table
-from benchmarks.timing import milliseconds
+from benchmarks.timing import milliseconds, seconds
 from nextmem_agents import LatentCodec, NextMem
 from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
 from nextmem_agents.evaluation.memories.embedding import Embedder, load_embedder
@@ -73,8 +72,8 @@ def main() -> None:
         with open_way() as (remember, recall):
             remember("The first call loads what is loaded once.")
             recall(questions[0])
-            written = [_seconds(remember, turn) for turn in turns]
-            read = [_seconds(recall, question) for question in questions[1:]]
+            written = [seconds(remember, turn) for turn in turns]
+            read = [seconds(recall, question) for question in questions[1:]]
         rows.append((name, *(milliseconds(statistics.median(times)) for times in (written, read))))
         print(rows[-1], flush=True)
     write_table(
@@ -198,12 +197,6 @@ def controls(embedder: Embedder) -> dict[str, Callable[[], Any]]:
         f"Chroma alone, {embedder.name}": chroma,
         "SQLite FTS5 alone": fts5,
     }
-
-
-def _seconds(work: Callable[[str], object], text: str) -> float:
-    began = time.perf_counter()
-    work(text)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

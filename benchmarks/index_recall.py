@@ -108,7 +108,7 @@ def _measure(kind: str, size: int, made: object, n_queries: int) -> tuple[tuple[
             began = time.perf_counter()
             store.nearest("large", queries[0], 10)
             first = time.perf_counter() - began
-            _until_ready(store, queries[0])
+            until_ready(store, "large", queries[0])
             recall, seconds = _search(store, "large", vectors, queries)
             recall_small = statistics.mean(
                 _search(store, f"small-{scope}", small[scope * SMALL : (scope + 1) * SMALL], queries[:20])[0]
@@ -144,13 +144,14 @@ def _records(vectors: Vectors, first: int) -> list[NewRecord]:
     return [NewRecord(f"m{first + n}", [b"payload"], vector[None]) for n, vector in enumerate(vectors)]
 
 
-def _until_ready(store: EmbeddedStore, query: Vectors) -> None:
+def until_ready(store: object, scope: str, query: npt.NDArray[np.floating]) -> None:
     """The index is opened behind the first search: wait for it, so that what is timed is the usual search."""
+    assert isinstance(store, EmbeddedStore)  # noqa: S101 -- of a folder
     index = store._folder.index
     assert index is not None  # noqa: S101 -- it is open for writing
     store.flush()
     deadline = time.monotonic() + 120
-    while not index.ready and time.monotonic() < deadline and len(store.nearest("large", query, 10)):
+    while not index.ready and time.monotonic() < deadline and len(store.nearest(scope, query, 10)):
         time.sleep(0.2)
 
 

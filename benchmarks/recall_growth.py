@@ -16,8 +16,7 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,14 +24,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.index_recall import until_ready
 from benchmarks.report import write_table
-from benchmarks.timing import milliseconds
+from benchmarks.timing import milliseconds, seconds
 from nextmem_agents import LatentCodec, NextMem
 from nextmem_agents.codec.exact import CompressedChunk, compress
 from nextmem_agents.evaluation.texts import texts_of
 from nextmem_agents.recall.lexical import terms
+from nextmem_agents.scope import Ranking
 from nextmem_agents.scope.vault import Vault
-from nextmem_agents.store import EmbeddedStore, NewRecord
+from nextmem_agents.store import NewRecord
 
 HEADER = (
     "memories in the scope",
@@ -107,21 +108,19 @@ def _measure(
         _write(Path(folder) / "store", codec, encoded, turns)
         with NextMem.open(Path(folder) / "store", codec=codec) as memory:
             scope = memory.scope("user")
-            first = _seconds(lambda: [hit.text for hit in scope.recall(asked[0], 5)])
-            _settled(memory._store, codec)
-            warm = [
-                _seconds(lambda q=question: [hit.text for hit in scope.recall(q, 5)])
-                for question in asked[1:]
-            ]  # type: ignore[misc]
-            encoding = [_seconds(lambda q=question: codec.encode(codec.chunk(q))) for question in asked[1:]]  # type: ignore[misc]
-            latent = [
-                _seconds(lambda q=question: [hit.text for hit in scope.recall(q, 5, ranking="latent")])  # type: ignore[misc]
-                for question in asked[1:6]
-            ]
+
+            def recall(question: str, ranking: Ranking = "hybrid") -> list[str]:
+                return [hit.text for hit in scope.recall(question, 5, ranking=ranking)]
+
+            first = seconds(recall, asked[0])
+            until_ready(memory._store, "user", np.ones(codec.index_size))
+            warm = [seconds(recall, question) for question in asked[1:]]
+            encoding = [seconds(codec.encode, codec.chunk(question)) for question in asked[1:]]
+            latent = [seconds(recall, question, "latent") for question in asked[1:6]]
             after = []
             for question in asked[1:6]:
                 scope.remember(f"And then, said somebody, {question}", session="latest")
-                after.append(_seconds(lambda q=question: scope.recall(q, 5)))  # type: ignore[misc]
+                after.append(seconds(scope.recall, question, 5))
         fts = _fts5([text for _, text in turns], asked[1:])
     median = statistics.median(warm)
     return (
@@ -161,29 +160,17 @@ def _write(
         memory.flush()
 
 
-def _settled(store: object, codec: LatentCodec) -> None:
-    """The index is opened behind the first search: wait for it, so that what is timed is the usual search."""
-    assert isinstance(store, EmbeddedStore)  # noqa: S101 -- a folder
-    index = store._folder.index
-    deadline = time.monotonic() + 60
-    while index is not None and not index.ready and time.monotonic() < deadline:
-        store.nearest("user", np.ones(codec.index_size), 1)
-        time.sleep(0.2)
-
-
 def _fts5(texts: Sequence[str], asked: Sequence[str]) -> list[float]:
     sql = sqlite3.connect(":memory:")
     sql.execute("CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = 'porter')")
     sql.executemany("INSERT INTO texts VALUES (?)", ((text,) for text in texts))
     select = "SELECT text FROM texts WHERE texts MATCH ? ORDER BY rank LIMIT 5"
     queries = [" OR ".join(f'"{term}"' for term in terms(question)) for question in asked]
-    return [_seconds(lambda q=query: sql.execute(select, (q,)).fetchall()) for query in queries]  # type: ignore[misc]
 
+    def search(query: str) -> object:
+        return sql.execute(select, (query,)).fetchall()
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    return [seconds(search, query) for query in queries]
 
 
 if __name__ == "__main__":

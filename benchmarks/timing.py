@@ -41,7 +41,14 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[
     }
 
 
-def milliseconds(seconds: float) -> str:
+def seconds(work: Callable[..., object], *arguments: object) -> float:
+    """How long one call takes, by the clock."""
+    began = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - began
+
+
+def milliseconds(duration: float) -> str:
     """A duration with three digits that mean something."""
-    value = 1000 * seconds
+    value = 1000 * duration
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -47,8 +47,7 @@ class ChatNextMem(BaseChatModel):
     one that a message names. A memory that its latents do not carry (kept literally, or of low fidelity) goes in as
     quoted text.
 
-    ``mini`` is a codec and no language model: it answers as far as it was trained to read memories. For an agent, load
-    a codec on Qwen3.
+    ``mini`` is a codec and no language model: its replies say nothing here. For an agent, load a codec on Qwen3.
 
     Attributes:
         codec: a loaded codec, or the name or folder of one; by default the memory's, else ``mini``.

@@ -116,8 +116,8 @@ def ask(
 ) -> None:
     """Answer a question from memory.
 
-    Without a language model behind it, the reply is the recalled sentence that fits best, word for word; a codec that
-    was trained to answer replies from the latents.
+    The reply is the recalled sentence that fits best, word for word. With --mode inject or mixed the codec's own reader
+    answers, if it has one (mini marks a few words in the memories); the released codec on Qwen3-8B answers unasked.
     """
     [text] = texts_of([question], False)
     with opened(store, codec, read_only=True) as memory, waiting("Answering"):

@@ -49,6 +49,8 @@ class CodecConfig:
             its own only.
         answer_layout: how latents and question make a prompt, a key of ``injection.LAYOUTS``; None when the
             codec was not trained to answer.
+        answers_unasked: whether the codec's reader answers in ``"auto"`` where no model is given; None: only in the
+            released layout.
         adapters: whether encoder and decoder are LoRA adapters on the backbone, in ``encoder_adapter/`` and
             ``decoder_adapter/``; if not, the backbone itself is both.
         backbone: where the backbone is: a folder (relative to the checkpoint's, or absolute) or a hub id.

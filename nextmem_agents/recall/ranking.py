@@ -45,7 +45,8 @@ class Score:
         session: BM25 of its whole session as one text; used where there are sessions.
         speaker: 1 if it was said by one whom the query names; used where the query names some of the speakers.
         time: how near it lies to a time that the query names; used where it names one.
-        latent: cosine of index vectors, negative ones as 0.
+        latent: cosine of index vectors (where they are projected, of stored latents), negative ones as 0; in a
+            ``"latent"`` ranking by an index head, joined with late interaction (:data:`LATE_SHARE`).
     """
 
     total: float
