@@ -6,8 +6,8 @@ Each operation gives
   ``nextmem.operation.items`` (a counter), where ``opentelemetry-api`` is installed. Without a provider that the
   application has set up, OpenTelemetry drops them;
 - a record of the logger ``nextmem_agents.operations``: at DEBUG, for ``forget``, ``clear`` and ``erase`` at INFO, at
-  WARNING where it failed. The message is the event's name; ``event``, ``operation``, ``scope_hash``, ``items``, ``seconds`` and
-  ``error_type`` are fields of the record (``extra``).
+  WARNING where it failed. The message is the event's name; ``event``, ``operation``, ``scope_hash``, ``items``,
+  ``seconds`` and ``error_type`` are fields of the record (``extra``).
 
 No text, query, id, metadata or error message is among them: messages quote arguments. A scope's name, which often is a
 user's id, goes out as a hash; whoever can guess names can still find out which one it is.

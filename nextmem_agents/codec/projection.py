@@ -1,7 +1,7 @@
 """Wide index vectors to fewer dimensions: a fixed random projection (Johnson and Lindenstrauss; Achlioptas 2003).
 
-An 8B model's 4,096 dimensions cost an index ten times the disk and the time of 256. Projected vectors need only propose:
-a search compares the stored latents of what they propose whole.
+An 8B model's 4,096 dimensions cost an index ten times the disk and the time of 256. Projected vectors need only
+propose: a search compares the stored latents of what they propose whole.
 The matrix is made of the bits of SHAKE-256, the same on every machine and in every version.
 """
 

@@ -97,7 +97,9 @@ def fuse(
     # Rounded, so that the order of equal ones does not hang on the order of additions.
     totals = np.round(totals / whole, 6) if used else totals
     best = np.arange(len(totals))
-    if limit is not None and limit < len(totals):  # sorting all of a large scope would take longer than its search
+    if limit is not None and limit < len(
+        totals
+    ):  # sorting all of a large scope would take longer than its search
         best = np.flatnonzero(totals >= np.partition(totals, -limit)[-limit])
     best = best[np.lexsort((-versions[best], -totals[best]))[:limit]]
     columns = [(name, np.round(values[best], 6).tolist()) for name, values in used.items()]

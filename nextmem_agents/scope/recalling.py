@@ -84,8 +84,8 @@ class Recalling(ScopeBase):
             k: at most this many.
             where: only memories that match, e.g. ``{"role": "user", "year": {"$gte": 2020}}``.
             ranking: ``"hybrid"`` (words and related ones, what was said around, session, speaker, time, latents),
-                ``"latent"`` (the paper's task 3, here by index vectors and late interaction) or ``"lexical"`` (BM25). An encrypted scope keeps no words: there
-                hybrid is latent.
+                ``"latent"`` (latents alone, the paper's task 3; here by index vectors and late interaction) or
+                ``"lexical"`` (BM25). An encrypted scope keeps no words: there hybrid is latent.
             as_of: search what held at this time, with the texts of then; by default, what holds now.
             trusted_only: only what the user or the assistant said, and nothing derived from elsewhere; a
                 :class:`~nextmem_agents.Trust` names other roles, and sources.
