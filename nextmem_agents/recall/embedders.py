@@ -11,14 +11,6 @@ import numpy.typing as npt
 
 from nextmem_agents.errors import InvalidArgument
 
-EMBEDDER_WEIGHT = 0.5
-"""What the embedder's cosine decides of the score in a hybrid ranking; all other signals share the rest.
-
-Half: an embedder trained for search is worth about as much as words and conversation together, where the codec's own
-latents, trained to reconstruct, are worth a tenth in a conversation. It was not tuned, since no embedder ships with the
-package: one of 22M parameters alone finds 0.30 of LoCoMo's evidence in the top five and stemmed words with their
-neighbours 0.57 (the issue's figures), larger ones 0.80 on the paper's subset; so no one figure can be right for all.
-"""
 _MAX_NAME = 200
 
 

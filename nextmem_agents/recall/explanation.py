@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nextmem_agents.recall.ranking import Score
+from nextmem_agents.recall.ranking import WEIGHTS, Score
 
 
 @dataclass(frozen=True)
@@ -62,29 +63,16 @@ class Explanation:
     steps: tuple[Step, ...]
 
     @classmethod
-    def of(cls, score: Score, place: int, weights: dict[str, float] | None = None) -> Explanation:
+    def of(cls, score: Score, place: int, weights: Mapping[str, float] = WEIGHTS) -> Explanation:
         """The explanation of a relevance alone.
 
         Args:
             score: with its signals.
             place: from 1.
-            weights: of signals that do not count as in ``score.total``; the others share what is left of 1.
+            weights: those that ``score.total`` was made with.
         """
-        signals, given = score.parts(), weights or {}
-        fixed = {name: given[name] for name in signals if name in given}
-        others = sum(weight for name, (_, weight) in signals.items() if name not in fixed)
-        # Where a signal of a given weight is the only one, it decides all.
-        left = 1 - sum(fixed.values()) if others else 0.0
-        if not others and not any(fixed.values()):
-            fixed = dict.fromkeys(fixed, 1.0)
-        whole = left + sum(fixed.values())
-        shares = {
-            name: (fixed[name] if name in fixed else weight * left / others) / whole
-            for name, (_, weight) in signals.items()
-        }
-        parts = tuple(_part(name, value, shares[name]) for name, (value, _) in signals.items())
-        total = _sum(parts) if fixed else score.total
-        return cls(total, parts, (Step("relevance", place),))
+        parts = tuple(_part(name, *found) for name, found in score.parts(weights).items())
+        return cls(score.total, parts, (Step("relevance", place),))
 
     def replaced(self, name: str, value: float) -> Explanation:
         """Another relevance in the place of what was found first."""

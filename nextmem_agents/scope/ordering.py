@@ -135,11 +135,9 @@ def order(ordering: Ordering, ranked: Ranked, query: str, k: int, shelf: Shelf) 
     return _first(ranked, k)
 
 
-def in_order(ranked: Ranked, step: str | None = None) -> Ranked:
+def _in_order(ranked: Ranked, step: str) -> Ranked:
     """By score, ties to the later memory; with the new places as a step."""
     best = sorted(ranked.items(), key=lambda item: (-item[1].score, -item[0]))
-    if step is None:
-        return dict(best)
     return {version: why.stepped(step, place) for place, (version, why) in enumerate(best, 1)}
 
 
@@ -156,7 +154,7 @@ def _reranked(rerank: Rerank, ranked: Ranked, query: str, shelf: Shelf) -> Ranke
     readable = [version for version, text in texts.items() if text is not None]
     scores = rerank_scores(rerank, query, [text for text in texts.values() if text is not None])
     found = dict.fromkeys(texts, 0.0) | dict(zip(readable, scores, strict=True))
-    return in_order(
+    return _in_order(
         {version: ranked[version].replaced("rerank", score) for version, score in found.items()}, "rerank"
     )
 
@@ -172,7 +170,7 @@ def _joined(ordering: Ordering, ranked: Ranked, shelf: Shelf) -> Ranked:
             value = UNKNOWN_IMPORTANCE if record.importance is None else record.importance
             parts["importance"] = (value, ordering.importance)
         joined[version] = ranked[version].joined(parts)
-    return in_order(joined, "recency and importance")
+    return _in_order(joined, "recency and importance")
 
 
 def _faded(decay: Decay, ranked: Ranked, shelf: Shelf) -> Ranked:
@@ -181,7 +179,7 @@ def _faded(decay: Decay, ranked: Ranked, shelf: Shelf) -> Ranked:
         version: ranked[version].faded(decay.retained(record, accesses.get(version), now), decay.weight)
         for version, record in shelf.records(ranked).items()
     }
-    return in_order(faded, "decay")
+    return _in_order(faded, "decay")
 
 
 def _diversified(diversity: float, ranked: Ranked, k: int, shelf: Shelf) -> Ranked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -14,18 +14,17 @@ import numpy.typing as npt
 from nextmem_agents.asynchronous import async_twin
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.observability import observed
-from nextmem_agents.recall.embedders import EMBEDDER_WEIGHT
 from nextmem_agents.recall.explanation import Explanation
 from nextmem_agents.recall.hits import Hit, Hits
 from nextmem_agents.recall.policy import Mode
-from nextmem_agents.recall.ranking import Score
+from nextmem_agents.recall.ranking import WEIGHTS, WITH_EMBEDDER, Score
 from nextmem_agents.recall.recency import Recency
 from nextmem_agents.recall.reranking import Rerank
 from nextmem_agents.recall.trust import Trust
 from nextmem_agents.scope.answering import Answer, answer_by_codec, answer_from_text, choose_reader
 from nextmem_agents.scope.base import ScopeBase
 from nextmem_agents.scope.decay import Decay
-from nextmem_agents.scope.ordering import Ordering, Ranked, Shelf, in_order, order
+from nextmem_agents.scope.ordering import Ordering, Shelf, order
 from nextmem_agents.scope.searching import Ranking, check_ranking, score_memories
 from nextmem_agents.store.records import Where
 
@@ -122,15 +121,20 @@ class Recalling(ScopeBase):
         trust = Trust.of(trusted_only)
         wanted = where if trust is None else trust.narrowed(where)
         asked = self._query_vector(query, vector, chosen)
+        weights = WEIGHTS if self._embedder is None else WITH_EMBEDDER
 
         def search(n: int) -> dict[int, Score]:
             return score_memories(
-                self._store, self._vault(), self.codec, query, n, wanted, chosen, as_of, asked
+                self._store, self._vault(), self.codec, query, n, wanted, chosen, as_of, asked, weights
             )
 
         scores = search(k) if trust is None else self._trusted(search, trust, k)
         shelf = Shelf(self._store, self.name, self.codec, self._batch)
-        ranked = order(ordering, self._explained(scores, ordering.pool(k)), query, k, shelf)
+        explained = {
+            version: Explanation.of(score, place, weights)
+            for place, (version, score) in enumerate(islice(scores.items(), ordering.pool(k)), 1)
+        }
+        ranked = order(ordering, explained, query, k, shelf)
         records = shelf.records(ranked)
         if decay is not None and as_of is None:
             self._store.touch(self.name, list(records))
@@ -161,16 +165,6 @@ class Recalling(ScopeBase):
         if self._embedder is None or ranking == "lexical" or not query:
             return None
         return self._embedder.query(query)
-
-    def _explained(self, scores: Mapping[int, Score], n: int) -> Ranked:
-        """The n best, explained; with an embedder, its cosine counts by a weight of its own."""
-        if self._embedder is None:
-            best = islice(scores.items(), n)
-            return {version: Explanation.of(score, place) for place, (version, score) in enumerate(best, 1)}
-        weights = {"latent": EMBEDDER_WEIGHT}
-        ranked = in_order({version: Explanation.of(score, 0, weights) for version, score in scores.items()})
-        chosen = islice(ranked.items(), n)
-        return {version: why.placed(place) for place, (version, why) in enumerate(chosen, 1)}
 
     def _trusted(self, search: Callable[[int], dict[int, Score]], trust: Trust, k: int) -> dict[int, Score]:
         """The candidates that are trusted; where others stand in their way, more are asked for."""

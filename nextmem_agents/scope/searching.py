@@ -24,7 +24,7 @@ from nextmem_agents.recall.conversation import (
     spoken_by,
 )
 from nextmem_agents.recall.lexical import Match, bm25, locate, terms, widen
-from nextmem_agents.recall.ranking import LATE_SHARE, Score, Signal, fuse
+from nextmem_agents.recall.ranking import LATE_SHARE, WEIGHTS, Score, Signal, fuse
 from nextmem_agents.recall.related_words import packaged_related_words
 from nextmem_agents.recall.time_expressions import closeness, find_times
 from nextmem_agents.scope.vault import Vault
@@ -49,11 +49,13 @@ def score_memories(
     ranking: Ranking,
     as_of: datetime | None,
     vector: npt.NDArray[np.float32] | None = None,
+    weights: Mapping[str, float] = WEIGHTS,
 ) -> dict[int, Score]:
     """Scores of the best memories by version, best first, at least 256 or 4 k of them; see ``Scope.recall``.
 
     Args:
         vector: the query's index vector ``[P]``, where the store's were not made by the codec.
+        weights: what each signal counts in a hybrid ranking.
     """
     chunks = codec.chunk(query)
     if not chunks and not (ranking == "latent" and vector is not None):
@@ -80,7 +82,7 @@ def score_memories(
         outline.matches & np.any([values > 0 for values in signals.values() if values is not None], axis=0)
     )
     chosen = {name: None if values is None else values[found] for name, values in signals.items()}
-    return fuse(outline.versions[found], chosen, n)
+    return fuse(outline.versions[found], chosen, n, weights)
 
 
 def _matches(
@@ -144,7 +146,7 @@ def _nearest(
 ) -> dict[int, float]:
     """Similarities of the n memories nearest by index vector, best first.
 
-    Projected vectors only propose: 4,096 dimensions in 1,024 lose a twelfth of the right answers
+    Projected vectors only propose: 4,096 dimensions in 1,024 lose up to a tenth of the right answers
     (benchmarks/projection.md), which comparing the stored latents whole brings back.
 
     Args:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextmem_agents.recall.explanation import Explanation
-from nextmem_agents.recall.ranking import WEIGHTS, Score
+from nextmem_agents.recall.ranking import WEIGHTS, WITH_EMBEDDER, Score
 
 shares = st.floats(0, 1)
 signals = st.dictionaries(st.sampled_from(sorted(WEIGHTS)), shares, min_size=1)
@@ -35,17 +35,17 @@ def test_the_parts_add_up_after_every_step(
     holds(why.replaced("rerank", recency).faded(retention, weight))
 
 
-@given(signals, shares)
-def test_a_signal_of_a_given_weight_has_it_and_the_others_share_the_rest(
-    parts: dict[str, float], weight: float
-) -> None:
-    why = Explanation.of(score_of(parts), 1, {"latent": weight})
-    holds(why)
-    weights = {part.name: part.weight for part in why.parts}
+@given(signals)
+def test_an_embedders_cosine_counts_more_than_latents(parts: dict[str, float]) -> None:
+    own, embedded = (
+        {part.name: part.weight for part in Explanation.of(score_of(parts), 1, weights).parts}
+        for weights in (WEIGHTS, WITH_EMBEDDER)
+    )
+    assert sum(embedded.values()) == pytest.approx(1, abs=1e-4)
     if len(parts) > 1 and "latent" in parts:
-        assert weights["latent"] == pytest.approx(weight, abs=1e-5)
-    if weight or set(parts) != {"latent"}:
-        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+        assert all((embedded[name] > own[name]) == (name == "latent") for name in parts)
+    else:
+        assert embedded == own
 
 
 def test_what_decay_takes_away_is_negative() -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nextmem_agents import CodecMismatch, Embedder, InvalidArgument, LatentCodec, NextMem
-from nextmem_agents.recall.embedders import EMBEDDER_WEIGHT, as_embedder
+from nextmem_agents.recall.embedders import as_embedder
+from nextmem_agents.recall.ranking import WITH_EMBEDDER
 
 Open = Callable[..., NextMem]
 # Words of one meaning share a dimension, which no lexical index knows.
@@ -56,7 +57,9 @@ def test_what_means_the_same_is_found_without_a_common_word(
     scope.remember(["the sea", "my auto", "an apple"])
     assert scope.recall("car", k=1, ranking=ranking)[0].text == "my auto"
     parts = {part.name: part for part in scope.recall("car", k=1, ranking=ranking)[0].explain().parts}
-    assert parts["latent"].weight == pytest.approx(EMBEDDER_WEIGHT if ranking == "hybrid" else 1.0)
+    words, meaning = WITH_EMBEDDER["lexical"], WITH_EMBEDDER["latent"]
+    expected = meaning / (words + meaning) if ranking == "hybrid" else 1.0
+    assert parts["latent"].weight == pytest.approx(expected, abs=1e-5)
     assert parts["latent"].value == pytest.approx(1.0, abs=0.01)
 
 
