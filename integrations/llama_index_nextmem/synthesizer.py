@@ -153,6 +153,8 @@ class NextMemSynthesizer(CompactAndRefine):
             if self.mode != "auto":
                 raise
             return None
+        if self.mode == "auto" and not reader.codec.backbone_answers:
+            return None  # it can be given latents, and was not trained to answer from them
         ids = []
         for each in nodes:
             known = memory_id(each.node, self.scope)

@@ -156,7 +156,7 @@ def make_plan(
     # A chat model over the backbone reads what it is given; a codec by itself only in the layout it was trained on.
     # A span reader reads text better than latents, and is given latents only if asked.
     untrained = mode == "auto" and isinstance(model, LatentCodec) and not model.backbone_answers
-    if codec is None or not reads or untrained:
+    if codec is None or not reads or (untrained and not model.reads_bare):
         if mode != "auto":
             raise CannotAnswer(
                 "latents can be injected into their codec's own backbone only; leave model out, or give its prompt "
@@ -167,7 +167,8 @@ def make_plan(
     # A trained reader knows memories one after another, and no block around them.
     bare = isinstance(model, LatentCodec) and codec.reads_bare
     least = float(getattr(model, "min_fidelity", MIN_FIDELITY))
-    return _Planner(own, mode, max_tokens, codec, bare, least).plan(memories)
+    as_text = "the span reader reads text better than latents" if untrained else None
+    return _Planner(own, mode, max_tokens, codec, bare, least, as_text).plan(memories)
 
 
 def _as_text(
@@ -204,6 +205,7 @@ class _Planner:
         codec: LatentCodec,
         bare: bool,
         least: float,
+        as_text: str | None = None,
     ):
         self._counter = counter
         self._mode = mode
@@ -211,6 +213,7 @@ class _Planner:
         self._codec = codec
         self._bare = bare
         self._least = least
+        self._reason_for_text = as_text
         self._block = Block()
         self._text_tokens = 0
         self._positions = 0
@@ -241,6 +244,8 @@ class _Planner:
         return Planned(memory, "inject", why, positions)
 
     def _carried(self, memory: Memory) -> tuple[bool, str]:
+        if self._reason_for_text is not None:
+            return False, self._reason_for_text
         if self._mode == "inject":
             return True, "asked for"
         fidelity = memory.fidelity

@@ -27,10 +27,18 @@ def note(alice: Scope) -> str:
     return alice.remember("I moved to Lisbon in May.", role="user")
 
 
-async def test_its_own_backbone_gets_latents(alice: Scope, note: str) -> None:
+async def test_its_own_backbone_gets_latents(
+    alice: Scope, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm = NextMemLLM(alice, max_new_tokens=3)
     expected = llm.chat([memory_message(alice, [note], QUESTION)]).message.content
-    for mode in ("auto", "inject"):
+    # Mini's was not trained to answer from them, and gets them only when they are asked for.
+    untrained = NextMemQueryEngine(alice, llm=llm, mode="auto", k=1).query(QUESTION)
+    assert untrained.metadata is not None
+    assert untrained.metadata[note]["mode"] == "decompress"
+    for mode in ("inject", "auto"):
+        if mode == "auto":
+            monkeypatch.setattr(LatentCodec, "backbone_answers", property(lambda _: True))
         engine = NextMemQueryEngine(alice, llm=llm, mode=mode, k=1)  # type: ignore[arg-type]
         for response in (engine.query(QUESTION), await engine.aquery(QUESTION)):
             assert isinstance(response, Response)

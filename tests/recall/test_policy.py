@@ -72,7 +72,12 @@ def modes(plan: Plan) -> list[str]:
 
 def test_a_model_that_reads_text_gets_text(codec: LatentCodec) -> None:
     notes = [Note("one two"), Note("three")]
-    for model in (None, "gpt-4o", object(), codec):  # the codec cannot answer
+    for model in (
+        None,
+        "gpt-4o",
+        object(),
+        LatentCodec(codec.config, replace(codec.parts, span_reader=None)),
+    ):
         found = plan(notes, model=model)
         assert modes(found) == ["decompress", "decompress"]
         assert found.render() == render(notes, WORDS)
@@ -102,6 +107,24 @@ def test_an_adapters_model_is_known_by_its_codec_and_has_a_fidelity_of_its_own(
     answering: LatentCodec,
 ) -> None:
     assert modes(plan([Note("bad", 0.6)], model=Chat(answering))) == ["inject"]
+
+
+def test_a_span_reader_gets_text_that_fits_unless_asked(codec: LatentCodec) -> None:
+    notes = [Note("one two three four"), Note("five six seven"), Note("eight")]
+    given = plan(notes, model=codec, max_tokens=codec.count_tokens("one two three four") + 2)
+    assert modes(given) == ["decompress", "leave", "decompress"]
+    assert "text better than latents" in given.memories[0].why
+    assert given.bare
+    assert modes(plan(notes, model=codec, mode="inject")) == ["inject"] * 3
+
+
+def test_a_span_reader_that_answers_unasked_marks_the_answer_in_text(codec: LatentCodec) -> None:
+    with NextMem.open(":memory:", codec=with_layout(codec, None, unasked=True)) as memory:
+        scope = memory.scope("ann")
+        scope.remember(["Ann keeps the spare key under the blue pot.", "Her train to Faro leaves at nine."])
+        answer = scope.answer("Where does Ann keep the spare key?")
+    assert (answer.reader, answer.mode) == ("codec", "decompress")
+    assert "pot" in answer.text
 
 
 def test_latents_of_another_codec_go_in_as_text_or_not_at_all(answering: LatentCodec) -> None:
