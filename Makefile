@@ -57,7 +57,7 @@ test-python:
 	    langchain-tests pytest pytest-asyncio pytest-socket pytest-timeout pytest-xdist
 	$(OTHER)/bin/python -m pytest -n auto tests
 
-# 200 times kill -9, 100 in each layout; half an hour. Writes benchmarks/torture.md.
+# 200 times kill -9, 100 in each layout; an hour or more. Writes benchmarks/torture.md.
 torture: install
 	$(BIN)/python benchmarks/torture.py
 

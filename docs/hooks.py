@@ -23,6 +23,8 @@ PAGES = {
     "nextmem_agents/checkpoints/mini/README.md": "cards/mini.md",
     "nextmem_agents/checkpoints/mini-dense/README.md": "cards/mini-dense.md",
 }
+SECTIONS = {"figures": "results.md", "when-not-to-use-it": "when-not-to-use.md"}
+"""Sections of the README that other pages than the first hold."""
 _INCLUDE = re.compile(r"^<!-- include: (?P<file>[^#\s]+)(?:#(?P<section>.+?))? -->$", re.MULTILINE)
 _LIST = re.compile(r"^<!-- list: (?P<folder>\S+) -->$", re.MULTILINE)
 _CODE = re.compile(r"^[ \t]*(?P<fence>`{3,})[^\n]*\n.*?^[ \t]*(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -94,6 +96,8 @@ def linked(text: str, source: str, here: str) -> str:
 
 def _link(text: str, target: str, source: str, here: str) -> str:
     path, _, anchor = target.partition("#")
+    if source == "README.md" and not path and anchor in SECTIONS:
+        return f"[{text}]({_relative(SECTIONS[anchor], here)})"
     if not path or re.match(r"[a-z]+:", target):
         return f"[{text}]({target})"
     file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))

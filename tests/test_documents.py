@@ -273,7 +273,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path, monkeypatch: pytest.M
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) > 20
     for page in pages:
-        loaded = re.findall(
-            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]+)"', page.read_text()
-        )
+        text = page.read_text()
+        loaded = re.findall(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]+)"', text)
         assert not loaded, f"{page.name} loads {loaded} from elsewhere"
+        nowhere = set(re.findall(r'href="#([^"]+)"', text)) - set(re.findall(r'id="([^"]+)"', text))
+        assert not nowhere, f"{page} has links to {nowhere}"

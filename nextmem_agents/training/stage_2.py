@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.projection import reduced
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError, InvalidArgument
 from nextmem_agents.training import loop, passages, run_state
@@ -82,7 +83,9 @@ def train_stage_2(config: Stage2Config, backbone: Path, stage_1: Path, data: Pat
     loop.train(process, module, [optimizer], config, run, draw, "stage 2")
 
 
-def codec_config(config: Stage2Config, before: Stage1Config, tokenizer: CodecTokenizer) -> CodecConfig:
+def codec_config(
+    config: Stage2Config, before: Stage1Config, tokenizer: CodecTokenizer, hidden_size: int
+) -> CodecConfig:
     """What the two stages make of a codec, but for its scale and its calibration."""
     chat_end = tokenizer.tokenizer.token_to_id("<|im_end|>")
     return CodecConfig(
@@ -95,6 +98,7 @@ def codec_config(config: Stage2Config, before: Stage1Config, tokenizer: CodecTok
         fixed_latents=config.fixed_latents,
         positions=before.positions,
         quantization="per_latent" if config.fixed_latents is None else "per_dimension",
+        index_dimensions=reduced(hidden_size),
         adapters=True,
     )
 
@@ -109,7 +113,8 @@ def build(
     """
     before, special, tokenizer_json = read_stage_1(stage_1)
     model = load_backbone(backbone, special, config, device)
-    codec = codec_config(config, before, CodecTokenizer.parse(tokenizer_json, str(stage_1)))
+    tokenizer = CodecTokenizer.parse(tokenizer_json, str(stage_1))
+    codec = codec_config(config, before, tokenizer, model.config.hidden_size)
     codec = dataclasses.replace(codec, latent_scale=config.scale(model))
     if before.latent_share and (
         changed := [n for n in _GEOMETRY if getattr(before, n) != getattr(config, n)]
