@@ -25,6 +25,7 @@ from benchmarks.report import write_table
 from nextmem_agents import LatentCodec
 from nextmem_agents.evaluation.texts import read_domain
 from nextmem_agents.store import EmbeddedStore, NewRecord
+from nextmem_agents.store.embedded import EXACT_LIMIT
 from nextmem_agents.store.exact import rank, unit
 
 Vectors = npt.NDArray[np.float32]
@@ -151,7 +152,8 @@ def until_ready(store: object, scope: str, query: npt.NDArray[np.floating]) -> N
     assert index is not None  # noqa: S101 -- it is open for writing
     store.flush()
     deadline = time.monotonic() + 120
-    while not index.ready and time.monotonic() < deadline and len(store.nearest(scope, query, 10)):
+    while store.nearest(scope, query, 10) and store.count(scope) > EXACT_LIMIT and not index.ready:
+        assert time.monotonic() < deadline, "the index did not get ready"  # noqa: S101
         time.sleep(0.2)
 
 

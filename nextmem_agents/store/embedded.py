@@ -114,7 +114,8 @@ class EmbeddedStore(TableReading):
                     if repeated is None:
                         appended &= not tables.insert(sql, key, record, now).replaced
                     written.append(repeated or record.id)
-            folder.wrote(None if swept else key, appended)
+            changes = sum(len(record.payloads) for record in checked)
+            folder.wrote(None if swept else key, appended, changes)
             return written
 
     def payloads(self, scope: str, versions: Sequence[int]) -> dict[int, builtins.list[bytes]]:

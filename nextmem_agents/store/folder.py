@@ -19,7 +19,7 @@ from nextmem_agents.store import tables
 from nextmem_agents.store.chroma import ChromaIndex
 from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.exact import Block, Matrices, Vectors, Versions, rank, unit
-from nextmem_agents.store.indexing import Indexer
+from nextmem_agents.store.indexing import FLUSH_AT, Indexer
 from nextmem_agents.store.lock import WriterLock
 from nextmem_agents.store.outline import Outline
 from nextmem_agents.store.records import Where
@@ -99,7 +99,7 @@ class Folder:
         """Raise ``CodecMismatch`` unless the folder belongs to this codec."""
         _compare(self.path, self.codec, codec)
 
-    def wrote(self, scope: int | None, appended: bool = False) -> None:
+    def wrote(self, scope: int | None, appended: bool = False, changes: int = FLUSH_AT) -> None:
         """After a write to a scope, or to all: let go of what was cached and has changed; let the index follow."""
         if scope is None:
             self._matrices.clear()
@@ -108,7 +108,7 @@ class Folder:
         else:
             self._matrices.drop(scope)
         if self.index is not None:
-            self.index.wrote()
+            self.index.wrote(changes)
 
     def remove_bytes(self) -> None:
         """Leave no byte of a deleted record in any file, and give back the disk that it took.

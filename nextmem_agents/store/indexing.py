@@ -53,6 +53,7 @@ class Indexer:
         self._chroma = chroma
         self._dim = dim
         self._patience = FLUSH_AT
+        self._uncounted = 0
         self._ready = False  # compared with the records since it was opened, and in use
         self._wake = threading.Event()
         self._stopping = False
@@ -75,9 +76,13 @@ class Indexer:
             self._begin_anew()
         self.wrote()
 
-    def wrote(self) -> None:
-        """After a write: wake the thread if enough is waiting."""
-        if not self._wake.is_set() and self._ledger.waits(self._patience):
+    def wrote(self, changes: int = FLUSH_AT) -> None:
+        """After a write of so many changes: wake the thread if enough is waiting, which is counted once in a while."""
+        self._uncounted += changes
+        if self._uncounted < FLUSH_AT or self._wake.is_set():
+            return
+        self._uncounted = 0
+        if self._ledger.waits(self._patience):
             self._start()
 
     def flush(self) -> bool:

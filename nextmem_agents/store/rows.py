@@ -36,9 +36,10 @@ def scope_key(sql: sqlite3.Connection, scope: str) -> int | None:
 
 def make_scope(sql: sqlite3.Connection, scope: str) -> int:
     """The integer that stands for a scope, given out now if there is none."""
-    sql.execute("INSERT INTO scopes (name) VALUES (?) ON CONFLICT DO NOTHING", (scope,))
     key = scope_key(sql, scope)
-    assert key is not None  # noqa: S101 -- inserted on the line above
+    if key is None:
+        key = sql.execute("INSERT INTO scopes (name) VALUES (?)", (scope,)).lastrowid
+        assert key is not None  # noqa: S101 -- an INSERT of one row has one
     return key
 
 
