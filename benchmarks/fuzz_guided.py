@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,7 @@ def _run(kind: str, count: int) -> tuple[object, ...]:
     )
     if done.returncode:
         raise SystemExit(f"{kind}: an input in {folder} failed\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    shutil.rmtree(folder)
     stats = dict(re.findall(r"stat::(\w+):\s+(\d+)", done.stderr))
     covered = re.findall(r"cov: (\d+)", done.stderr)[-1]
     return (

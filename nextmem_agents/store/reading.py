@@ -163,7 +163,7 @@ class TableReading(ABC):
         """How many memories the scope holds."""
         name = check_scope(scope)
         with self._reading(name) as (sql, key):
-            return 0 if key is None else tables.lengths(sql, key, moment())[0]
+            return 0 if key is None else tables.count_held(sql, key, moment())
 
     def __enter__(self) -> Self:
         return self

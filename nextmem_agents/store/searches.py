@@ -106,14 +106,11 @@ def count_current(sql: sqlite3.Connection, scope: int) -> int:
     )
 
 
-def lengths(sql: sqlite3.Connection, scope: int, at: Moment | None = None) -> tuple[int, float]:
-    """The number of memories in the scope that hold and their mean length in terms."""
+def count_held(sql: sqlite3.Connection, scope: int, at: Moment | None = None) -> int:
+    """How many memories of the scope hold."""
     clause = select_current(scope, None, at)
-    n, total = sql.execute(
-        f"SELECT COUNT(*), TOTAL(m.length) FROM memories AS m WHERE {clause.sql}",  # noqa: S608 -- bound
-        clause.parameters,
-    ).fetchone()
-    return n, (total / n if n else 0.0)
+    rows = sql.execute(f"SELECT COUNT(*) FROM memories AS m WHERE {clause.sql}", clause.parameters)  # noqa: S608 -- bound
+    return int(rows.fetchone()[0])
 
 
 def postings(

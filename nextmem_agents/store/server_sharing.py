@@ -120,7 +120,7 @@ class Shared:
                 blocks = chain(tables.vectors(sql, key, self.codec.dim, chosen), past)
                 return rank(((versions, unit(values)) for versions, values in blocks), query, k)
             allowed = tables.selection(sql, key, where, at)
-            available = tables.lengths(sql, key, at)[0] if allowed is None else len(allowed)
+            available = tables.count_held(sql, key, at) if allowed is None else len(allowed)
             if available > FEW:
                 found = self._search(
                     scope, query, min(k, available), lambda found: _held(sql, key, found, allowed)
