@@ -27,8 +27,8 @@ from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.codec.worker import Caller, on_behalf_of
 
 CLIENTS = 32
-EACH = 5  # requests of a client, one after another
-ROUNDS = 1
+EACH = 8  # requests of a client, one after another
+ROUNDS = 3
 NOTES = 1  # that each user of the event loop remembers and recalls
 
 

@@ -1,29 +1,78 @@
-"""Batches of rows of like length."""
+"""Batches of rows of like length, several at once where a CPU has several threads."""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import torch
 
 T = TypeVar("T")
 BATCH = 64
+LEAST_EACH = 12
+"""Rows for each thread from which on batches side by side, a thread each, beat one batch on all threads.
+
+On two cores 1.1 to 1.3 times as fast (`mini`, 32 and 64 rows): no thread waits for the others after every product.
+"""
 
 
-def by_length(lengths: Sequence[int], size: int = BATCH) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, so that little is padded.
+def by_length(lengths: Sequence[int], size: int = BATCH, threads: int = 1) -> Iterator[list[list[int]]]:
+    """Row numbers in batches of like length, so that little is padded; as many at a time as there are threads.
 
     Examples:
         >>> list(by_length([5, 1, 4], size=2))
-        [[1, 2], [0]]
+        [[[1, 2]], [[0]]]
+        >>> list(by_length([5, 1, 4, 2], size=2, threads=2))
+        [[[1, 2], [3, 0]]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
+    for begin in range(0, len(order), size * threads):
+        together = order[begin : begin + size * threads]
+        # Each thread gets short and long ones, so that all end at the same time.
+        yield [part for i in range(threads) if (part := together[i::threads])]
 
 
-def in_batches(lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]]) -> list[T]:
-    """``work`` on batches of like length, its results in the original order."""
+def in_batches(
+    lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]], device: torch.device
+) -> list[T]:
+    """``work`` on batches of like length, its results in the original order; on a CPU several batches at once."""
+    threads = torch.get_num_threads() if device.type == "cpu" and not hasattr(_thread, "alone") else 1
+    if len(lengths) < LEAST_EACH * threads:
+        threads = 1
+    each = map if threads == 1 else _pool(threads).map
     results: dict[int, T] = {}
-    for rows in by_length(lengths):
-        results.update(zip(rows, work(rows), strict=True))
+    for batches in by_length(lengths, threads=threads):
+        for rows, found in zip(batches, each(work, batches), strict=True):
+            results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]
+
+
+_thread = threading.local()  # "alone" is set in a pool's threads: work within work waits for no other thread
+_making = threading.Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pools.clear)
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses that one thread."""
+    with _making:
+        if threads not in _pools:
+            started = threading.Barrier(threads + 1)
+
+            def start() -> None:
+                _thread.alone = True
+                torch.set_num_threads(1)
+                torch.get_num_threads()  # only with this is it settled for the thread
+                started.wait()
+
+            _pools[threads] = ThreadPoolExecutor(threads, "nextmem-batch", start)
+            for _ in range(threads):
+                _pools[threads].submit(int)
+            started.wait()
+            # What was set is also what threads yet to come begin with.
+            torch.set_num_threads(threads)
+        return _pools[threads]

@@ -92,6 +92,7 @@ def _compress_rows(
         lambda rows: _compress_batch(
             codec, [chunks[i][0] for i in rows], [chunks[i][1] for i in rows], keep_text
         ),
+        codec.encoder.device,
     )
 
 
@@ -141,9 +142,9 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
         i: (payload.literal, True) for i, payload in enumerate(flat) if payload.literal is not None
     }
     latent = [i for i, payload in enumerate(flat) if payload.latents is not None]
-    decoded = codec.together("decompress", partial(_decode_rows, codec), [flat[i] for i in latent])
-    for i, text in zip(latent, decoded, strict=True):
-        parts[i] = _checked(codec, flat[i], text)
+    if latent:
+        decoded = codec.together("decompress", partial(_decode_rows, codec), [flat[i] for i in latent])
+        parts |= {i: _checked(codec, flat[i], text) for i, text in zip(latent, decoded, strict=True)}
     texts = []
     position = 0
     for payloads in memories:
@@ -160,6 +161,7 @@ def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]
     return in_batches(
         [payload.n_tokens for payload in payloads],
         lambda rows: decode_payloads(codec, [payloads[i] for i in rows]),
+        codec.decoder.device,
     )
 
 

@@ -18,6 +18,7 @@ LATE_SHARE = 0.7
 
 WEIGHTS = {
     "lexical": 0.28,
+    "linked": 0.16,
     "context": 0.1,
     "around": 0.28,
     "session": 0.2,
@@ -49,6 +50,8 @@ class Score:
     Attributes:
         total: the mean of the parts that were used, weighted by :data:`WEIGHTS` or :data:`WITH_EMBEDDER`.
         lexical: BM25 as a share of its maximum.
+        linked: how much of what the best memory leaves unanswered is said, in words that it holds or the query does
+            (:func:`nextmem_agents.recall.linking.linked`); used where there are no sessions and it leaves some.
         context: the better lexical score of the memories directly before and after it in its session.
         around: how much of the query is said around it in its session; used where there are sessions.
         session: BM25 of its whole session as one text; used where there are sessions.
@@ -60,6 +63,7 @@ class Score:
 
     total: float
     lexical: float | None = None
+    linked: float | None = None
     context: float | None = None
     around: float | None = None
     session: float | None = None

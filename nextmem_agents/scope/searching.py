@@ -24,6 +24,7 @@ from nextmem_agents.recall.conversation import (
     spoken_by,
 )
 from nextmem_agents.recall.lexical import Match, bm25, locate, terms, widen
+from nextmem_agents.recall.linking import linked
 from nextmem_agents.recall.ranking import LATE_SHARE, WEIGHTS, Score, Signal, fuse
 from nextmem_agents.recall.related_words import packaged_related_words
 from nextmem_agents.recall.time_expressions import closeness, find_times
@@ -72,11 +73,14 @@ def score_memories(
     # Who spoke is a signal of its own: as a word, the rarer speaker's name would outweigh what was asked.
     places, naming = speakers_named(outline, asked)
     told = [term for term in asked if term not in naming] or asked
-    signals = _of_words(outline, _matches(store, vault.scope, outline, told, where, as_of))
+    matches = _matches(store, vault.scope, outline, told, where, as_of)
+    signals = _of_words(outline, list(matches.values()))
     signals["speaker"] = spoken_by(outline, places)
     signals["time"] = _of_time(outline, query, as_of)
     asked_for = codec.encode(chunks) if vector is None else vector
     signals["latent"] = _latent(outline, _nearest(store, vault, codec, asked_for, n, where, as_of))
+    if not has_sessions(outline):
+        signals["linked"] = _linked(store, vault.scope, outline, signals, weights, matches, where, as_of)
     # A memory that nothing speaks for is not found, however few there are.
     found = np.flatnonzero(
         outline.matches & np.any([values > 0 for values in signals.values() if values is not None], axis=0)
@@ -92,13 +96,13 @@ def _matches(
     asked: Sequence[str],
     where: Where | None,
     as_of: datetime | None,
-) -> list[Match]:
+) -> dict[str, Match]:
     """Where each term stands, or a word related to it."""
     related = {term: packaged_related_words().to(term, _LEAST_RELATED) for term in asked}
     looked_up = dict.fromkeys([*asked, *(word for words in related.values() for word, _ in words)])
     located = locate(store.postings(scope, list(looked_up), where, as_of), outline)
-    return [
-        widen(
+    return {
+        term: widen(
             located[term],
             islice(
                 ((located[w], cosine) for w, cosine in related[term] if len(located[w].rows)), _MOST_RELATED
@@ -106,7 +110,7 @@ def _matches(
             len(outline),
         )
         for term in asked
-    ]
+    }
 
 
 def _of_words(outline: Outline, matches: Sequence[Match]) -> dict[str, Signal | None]:
@@ -119,6 +123,31 @@ def _of_words(outline: Outline, matches: Sequence[Match]) -> dict[str, Signal | 
         "around": around(outline, matches),
         "session": in_session(outline, matches),
     }
+
+
+def _linked(
+    store: Store,
+    scope: str,
+    outline: Outline,
+    signals: Mapping[str, Signal | None],
+    weights: Mapping[str, float],
+    matches: Mapping[str, Match],
+    where: Where | None,
+    as_of: datetime | None,
+) -> Signal | None:
+    """What follows on the best memory; None where it answers every term of the query, or nothing else has its words."""
+    shown = np.flatnonzero(outline.matches)
+    chosen = {name: None if values is None else values[shown] for name, values in signals.items()}
+    best, score = next(iter(fuse(outline.versions[shown], chosen, 1, weights).items()), (0, None))
+    if score is None or not score.total:
+        return None
+    row = int(outline.rows(best))
+    if all(row in match.rows for match in matches.values()):
+        return None
+    own = [term for term in store.terms(scope, best) if term not in matches]
+    return linked(
+        outline, row, matches.values(), locate(store.postings(scope, own, where, as_of), outline).values()
+    )
 
 
 def _of_time(outline: Outline, query: str, as_of: datetime | None) -> Signal | None:

@@ -136,6 +136,12 @@ class TableReading(ABC):
         with self._reading(name) as (sql, key):
             return tables.postings(sql, key, wanted, where, at, self._outline(sql, key, None, at))
 
+    def terms(self, scope: str, version: int) -> dict[str, int]:
+        """What a version is indexed under; see ``Store.terms``."""
+        name, (wanted,) = check_scope(scope), check_versions([version])
+        with self._reading(name) as (sql, key):
+            return {} if key is None else tables.terms(sql, key, wanted)
+
     def outline(self, scope: str, where: Where | None = None, as_of: datetime | None = None) -> Outline:
         """Who said what when, in which session; see ``Store.outline``."""
         name, at = check_scope(scope), moment(as_of)

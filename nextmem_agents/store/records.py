@@ -293,6 +293,9 @@ class Store(Protocol):
     ) -> Postings:
         """The lexical index's answer to a query's terms."""
 
+    def terms(self, scope: str, version: int) -> dict[str, int]:
+        """The terms that a version was put with, how often each; none of one that is not in this scope."""
+
     def neighbours(
         self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None
     ) -> dict[int, builtins.list[int]]:

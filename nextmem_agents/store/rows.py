@@ -155,7 +155,7 @@ def select_versions(
     select: str,
     scope: int,
     versions: Sequence[int],
-    at: Moment | None,
+    at: Moment | None = None,
     order: str = "",
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of the memories of these versions, of this scope and unexpired; ``select`` names them ``m``."""

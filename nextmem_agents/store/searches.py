@@ -17,7 +17,14 @@ from nextmem_agents.store.halves import all_readable, from_halves, readable
 from nextmem_agents.store.outline import Outline, Outlines
 from nextmem_agents.store.outline import Row as OutlineRow
 from nextmem_agents.store.records import Postings, TermPostings, Where
-from nextmem_agents.store.rows import Versions, batches, matching_versions, selection, undamaged
+from nextmem_agents.store.rows import (
+    Versions,
+    batches,
+    matching_versions,
+    select_versions,
+    selection,
+    undamaged,
+)
 
 
 def vectors(
@@ -158,6 +165,22 @@ def postings(
     found = {term: _term_postings(table, held, allowed) for term, table in listed.items()}
     average = float(held_memories.lengths.mean()) if len(held_memories) else 0.0
     return Postings(len(held_memories), average, found)
+
+
+def terms(sql: sqlite3.Connection, scope: int, version: int) -> dict[str, int]:
+    """What a version is indexed under, how often each term; the same for one that another has replaced."""
+    found = select_versions(
+        sql,
+        "SELECT p.term, p.frequency FROM memories AS m CROSS JOIN postings AS p"
+        " ON p.scope = m.scope AND p.version = m.version",
+        scope,
+        [version],
+    )
+    with undamaged("the lexical index"):
+        listed = {str(term): int(frequency) for term, frequency in found}
+    if listed or not any(select_versions(sql, "SELECT 1 FROM memories AS m", scope, [version])):
+        return listed
+    return _archived_terms(sql, scope, np.array([version])).get(version, {})
 
 
 def _archived_postings(

@@ -26,6 +26,7 @@ from nextmem_agents.store.searches import (
     outline,
     pending_versions,
     postings,
+    terms,
     vectors,
 )
 from nextmem_agents.store.writes import (
@@ -74,6 +75,7 @@ __all__ = [
     "selection",
     "sweep",
     "table_sizes",
+    "terms",
     "touch",
     "vectors",
 ]

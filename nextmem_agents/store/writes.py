@@ -14,6 +14,7 @@ from nextmem_agents.store.filters import kind_of, select_current
 from nextmem_agents.store.halves import from_halves, readable, to_halves
 from nextmem_agents.store.records import Access, NewRecord
 from nextmem_agents.store.rows import batches, current_versions, payloads, records, undamaged
+from nextmem_agents.store.searches import terms
 
 
 class Inserted(NamedTuple):
@@ -263,29 +264,23 @@ def dump(
     stored = payloads(sql, scope, versions)
     for version, record in sorted(records(sql, scope, versions).items()):
         archived = sql.execute(
-            "SELECT vectors, terms FROM archive WHERE scope = ? AND version = ?", (scope, version)
+            "SELECT vectors FROM archive WHERE scope = ? AND version = ?", (scope, version)
         ).fetchone()
         if archived is not None:
             with undamaged(f"the former version {version} of memory {record.id!r:.80}"):
-                vectors, terms = readable(archived[0], dim, None), dict(json.loads(archived[1]))
+                vectors = readable(archived[0], dim, None)
         else:
-            key = (scope, version)
             rows = sql.execute(
-                "SELECT vector FROM vectors WHERE scope = ? AND version = ? ORDER BY chunk", key
+                "SELECT vector FROM vectors WHERE scope = ? AND version = ? ORDER BY chunk", (scope, version)
             )
             vectors = b"".join(readable(vector, dim) for (vector,) in rows)
-            terms = dict(
-                sql.execute(
-                    "SELECT term, frequency FROM postings WHERE scope = ? AND version = ?", key
-                ).fetchall()
-            )
         yield (
             version,
             NewRecord(
                 id=record.id,
                 payloads=stored.get(version, []),
                 vectors=from_halves(readable(vectors, dim, None) if vectors else b"", dim),
-                terms=terms,
+                terms=terms(sql, scope, version),
                 session=record.session,
                 agent=record.agent,
                 role=record.role,

@@ -79,6 +79,25 @@ def test_a_filter_leaves_out_what_does_not_match(scope: Scope) -> None:
     assert {hit.role for hit in hits} == {"Ann"}
 
 
+def test_the_best_memory_leads_to_the_one_that_answers_the_rest(memory: NextMem) -> None:
+    scope = memory.scope("facts")
+    scope.remember(
+        [
+            "Ann's brother Tobias Quill lives in Bergen.",
+            "Tobias Quill plays the cello.",
+            "The orchestra plays on Sunday.",
+            "Which instrument is loudest? The organ.",
+            "A brother of the order makes cheese.",
+        ]
+    )
+    hits = scope.recall("What does Ann's brother play?", 3)
+    assert hits[0].text == "Ann's brother Tobias Quill lives in Bergen."
+    assert hits[1].text == "Tobias Quill plays the cello."
+    assert hits[1].parts.linked == hits[0].parts.linked
+    # Where it answers everything, nothing is open.
+    assert scope.recall("Where does Tobias Quill live in Bergen?", 1)[0].parts.linked is None
+
+
 def test_the_parts_add_up_to_the_score(scope: Scope) -> None:
     for hit in scope.recall("What did Ann paint in May 2023?", 10):
         parts = hit.parts.parts()

@@ -210,7 +210,7 @@ export class List {
   }
 }
 
-const KNOWN = ["lexical", "context", "around", "session", "speaker", "time", "latent"];
+const KNOWN = ["lexical", "context", "around", "session", "speaker", "time", "latent", "linked"];
 
 export function kind(part) {
   return KNOWN.includes(part.name) ? part.name : "other";

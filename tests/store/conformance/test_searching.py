@@ -111,6 +111,22 @@ def test_postings_are_what_bm25_needs(store, record):
     assert (filtered.terms["cat"].document_frequency, filtered.n_memories) == (2, 2)
 
 
+def test_terms_are_what_a_version_was_put_with(store, record):
+    [id_] = store.put("alice", [record("the cat the dog")])
+    store.put("bob", [record("a secret")])
+    [foreign] = store.list("bob")
+    [first] = store.get("alice", [id_])
+    assert store.terms("alice", first.version) == {"the": 2, "cat": 1, "dog": 1}
+    store.put("alice", [record("a cow", id_)])
+    [second] = store.get("alice", [id_])
+    assert store.terms("alice", second.version) == {"a": 1, "cow": 1}
+    assert store.terms("alice", first.version) == {"the": 2, "cat": 1, "dog": 1}
+    assert store.terms("alice", foreign.version) == {}
+    assert store.terms("nobody", first.version) == {}
+    store.forget("alice", [id_])
+    assert store.terms("alice", first.version) == store.terms("alice", second.version) == {}
+
+
 def test_neighbours_are_the_memories_before_and_after_in_the_session(store, record):
     store.put("a", [record(f"r{i}", session="s", metadata={"even": i % 2 == 0}) for i in range(4)])
     store.put("a", [record("other", session="t"), record("none")])

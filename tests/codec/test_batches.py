@@ -1,0 +1,87 @@
+"""Batches of rows of like length, several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextmem_agents import LatentCodec
+from nextmem_agents.codec.batches import LEAST_EACH, by_length, in_batches
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@given(st.lists(st.integers(1, 99), max_size=40), st.integers(1, 5), st.integers(1, 3))
+def test_every_row_is_in_one_batch_beside_rows_of_like_length(
+    lengths: list[int], size: int, threads: int
+) -> None:
+    batches = list(by_length(lengths, size, threads))
+    assert sorted(row for group in batches for part in group for row in part) == list(range(len(lengths)))
+    assert all(0 < len(part) <= size for group in batches for part in group)
+    assert all(len(group) <= threads for group in batches)
+    longest = [max(lengths[row] for part in group for row in part) for group in batches]
+    shortest = [min(lengths[row] for part in group for row in part) for group in batches]
+    assert all(a <= b for a, b in zip(longest, shortest[1:], strict=False))
+
+
+@pytest.mark.parametrize("n", [1, 2 * LEAST_EACH - 1, 2 * LEAST_EACH, 200])
+def test_results_come_in_the_order_of_the_rows(n: int) -> None:
+    lengths = [(7 * i) % 13 + 1 for i in range(n)]
+    assert in_batches(lengths, lambda rows: [10 * row for row in rows], CPU) == [10 * i for i in range(n)]
+
+
+def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
+    ran: set[tuple[str, int]] = set()
+    both = threading.Barrier(2, timeout=30)
+
+    def work(rows: list[int]) -> list[int]:
+        both.wait()
+        ran.add((threading.current_thread().name, torch.get_num_threads()))
+        return rows
+
+    in_batches([1] * (2 * LEAST_EACH), work, CPU)
+    assert len(ran) == 2
+    assert {threads for _, threads in ran} == {1}
+    assert torch.get_num_threads() == 2
+    new: list[int] = []
+    thread = threading.Thread(target=lambda: new.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert new == [2]
+
+
+def test_work_within_work_waits_for_no_thread() -> None:
+    def work(rows: list[int]) -> list[int]:
+        return in_batches([1] * (4 * LEAST_EACH), lambda inner: inner, CPU)[: len(rows)]
+
+    assert len(in_batches([1] * (4 * LEAST_EACH), work, CPU)) == 4 * LEAST_EACH
+
+
+def test_an_error_of_one_batch_is_raised() -> None:
+    def work(rows: list[int]) -> list[int]:
+        raise OSError(f"{len(rows)} rows")
+
+    with pytest.raises(OSError, match=f"{LEAST_EACH} rows"):
+        in_batches([1] * (2 * LEAST_EACH), work, CPU)
+
+
+def test_a_text_has_the_same_latents_alone_and_among_many(codec: LatentCodec) -> None:
+    texts = [f"Note {i}: the boat of Ann left on day {i * i}." for i in range(2 * LEAST_EACH)]
+    together = codec.encode(texts)
+    for i in (0, 7, 23):
+        alone = codec.encode([texts[i]]).values[0]
+        there = together.values[i, : len(alone)]
+        assert float((alone - there).norm() / alone.norm()) < 1e-4
