@@ -14,6 +14,7 @@ from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.weights import Qwen3Weights
 
 _FEW_ROWS = 64
+_SMALL = 512  # hidden size; at 256, batches side by side are 1.1 to 1.3 times as fast, at 768 slower
 _MAX_COPIED = 2**24  # values of an output matrix of which a second copy is kept
 
 
@@ -85,6 +86,11 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """The type that activations have."""
         return self._model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether threads do better with a batch each than together on one: on a CPU, where products are small."""
+        return self.device.type == "cpu" and self.hidden_size <= _SMALL
 
     @property
     def in_4bit(self) -> bool:

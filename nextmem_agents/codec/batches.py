@@ -36,11 +36,18 @@ def by_length(lengths: Sequence[int], size: int = BATCH, threads: int = 1) -> It
 
 
 def in_batches(
-    lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]], device: torch.device
+    lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]], side_by_side: bool
 ) -> list[T]:
-    """``work`` on batches of like length, its results in the original order; on a CPU several batches at once."""
-    threads = torch.get_num_threads() if device.type == "cpu" and not hasattr(_thread, "alone") else 1
-    if len(lengths) < LEAST_EACH * threads:
+    """``work`` on batches of like length, its results in the original order.
+
+    Args:
+        lengths: of the rows.
+        work: from row numbers to their results.
+        side_by_side: do several batches at once if there are rows enough, each with a thread of its own; see
+            :attr:`Backbone.side_by_side`.
+    """
+    threads = torch.get_num_threads()
+    if not side_by_side or hasattr(_thread, "alone") or len(lengths) < LEAST_EACH * threads:
         threads = 1
     each = map if threads == 1 else _pool(threads).map
     results: dict[int, T] = {}

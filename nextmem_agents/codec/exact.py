@@ -92,7 +92,7 @@ def _compress_rows(
         lambda rows: _compress_batch(
             codec, [chunks[i][0] for i in rows], [chunks[i][1] for i in rows], keep_text
         ),
-        codec.encoder.device,
+        codec.encoder.side_by_side,
     )
 
 
@@ -161,7 +161,7 @@ def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]
     return in_batches(
         [payload.n_tokens for payload in payloads],
         lambda rows: decode_payloads(codec, [payloads[i] for i in rows]),
-        codec.decoder.device,
+        codec.decoder.side_by_side,
     )
 
 

@@ -26,6 +26,7 @@ from nextmem_agents.codec.lora import LoraLinear
 # A merged adapter costs a copy of the weights; a larger backbone keeps its side path, and is not fused.
 _MAX_MERGED_BYTES = 2**32
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
+_TURNED_ROWS, _LARGE = range(24, 129), 2**19
 _BLOCK_ROWS = (
     1024  # positions computed together in a prefill: their activations stay in the processor's cache
 )
@@ -170,7 +171,7 @@ class FusedLayers:
         final = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
-            split = torch.matmul(normed, layer.qkv)
+            split = _linear(normed, layer.qkv)
             if layer.qkv_bias is not None:
                 split += layer.qkv_bias
             split = split.view(batch, length, -1, self.width)
@@ -195,7 +196,7 @@ class FusedLayers:
             )
             x = _add_linear(x, attended.transpose(1, 2).flatten(2), layer.out, layer.out_bias)
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
-            gate, up = torch.matmul(normed, layer.gate_up).chunk(2, -1)
+            gate, up = _linear(normed, layer.gate_up).chunk(2, -1)
             x = _add_linear(x, F.silu(gate).mul_(up), layer.down)
         return _rms_norm(x, self.epsilon).mul_(self.norm)
 
@@ -206,10 +207,30 @@ def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
     return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """X W, for x [B, S, E] and W [E, D]."""
+    if not _turned(x, weight):
+        return torch.matmul(x, weight)
+    return torch.mm(weight.t(), x.flatten(0, 1).t()).t().contiguous().view(*x.shape[:2], -1)
+
+
 def _add_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X + y W + b, for x [B, S, D], y [B, S, E] and W [E, D]."""
-    added = torch.addmm(x.flatten(0, 1), y.flatten(0, 1), weight).view(x.shape)
-    return added if bias is None else added + bias
+    rows, summands = x.flatten(0, 1), y.flatten(0, 1)
+    if _turned(y, weight):
+        added = torch.addmm(rows.t(), weight.t(), summands.t()).t().contiguous()
+    else:
+        added = torch.addmm(rows, summands, weight)
+    return added.view(x.shape) if bias is None else added.view(x.shape) + bias
+
+
+def _turned(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product of the transposes is faster: threads share the rows of the left factor, and x has few.
+
+    Measured on two cores with 32 and 48 rows and matrices of 980,000 values and more: 68 to 110 in place of 60 to 76
+    GFLOPS. Smaller matrices gain nothing, and fewer rows lose much.
+    """
+    return x.shape[0] * x.shape[1] in _TURNED_ROWS and weight.numel() >= _LARGE
 
 
 def is_linear(module: Any) -> bool:

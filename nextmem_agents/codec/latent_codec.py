@@ -140,7 +140,7 @@ class LatentCodec(LoadedCodec):
             values, lengths = encode_batch(self.encoder, self.config, [ids[i] for i in rows])
             return [row[:n] for row, n in zip(values, lengths.tolist(), strict=True)]
 
-        return in_batches([len(row) for row in ids], work, self.encoder.device)
+        return in_batches([len(row) for row in ids], work, self.encoder.side_by_side)
 
     def decode(self, latents: Latents, max_new_tokens: int = 256) -> list[str]:
         """Greedy reconstruction, batched, without repair; bytes that are no UTF-8 come back as U+FFFD.
@@ -159,7 +159,7 @@ class LatentCodec(LoadedCodec):
             values = latents.values[rows, :longest]
             return greedy_batch(self.decoder, self.config, values, latents.lengths[rows], steps=steps)
 
-        ids = in_batches(lengths, work, self.decoder.device)
+        ids = in_batches(lengths, work, self.decoder.side_by_side)
         return [self._text(row) for row in ids]
 
     def _text(self, ids: list[int]) -> str:
@@ -221,7 +221,7 @@ class LatentCodec(LoadedCodec):
             chosen = [prompts[i] for i in rows]
             return inject_batch(self.reader, self.config, chosen, steps=[max_new_tokens] * len(rows))
 
-        return in_batches([sum(map(len, prompt)) for prompt in prompts], work, self.reader.device)
+        return in_batches([sum(map(len, prompt)) for prompt in prompts], work, self.reader.side_by_side)
 
     @property
     def can_answer(self) -> bool:

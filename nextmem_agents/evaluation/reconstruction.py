@@ -128,7 +128,7 @@ def _scores(
         right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(forced, chosen, strict=True)]
         return list(zip(greedy, right, strict=True))
 
-    done = in_batches([len(row) for row in ids], work, codec.decoder.device)
+    done = in_batches([len(row) for row in ids], work, codec.decoder.side_by_side)
     outputs = [codec.tokenizer.to_bytes(row).decode("utf-8", "replace") for row, _ in done]
     pairs = [(output.split(), text.split()) for output, text in zip(outputs, texts, strict=True)]
     n = len(texts)

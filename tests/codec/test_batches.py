@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from nextmem_agents import LatentCodec
 from nextmem_agents.codec.batches import LEAST_EACH, by_length, in_batches
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
@@ -40,7 +38,7 @@ def test_every_row_is_in_one_batch_beside_rows_of_like_length(
 @pytest.mark.parametrize("n", [1, 2 * LEAST_EACH - 1, 2 * LEAST_EACH, 200])
 def test_results_come_in_the_order_of_the_rows(n: int) -> None:
     lengths = [(7 * i) % 13 + 1 for i in range(n)]
-    assert in_batches(lengths, lambda rows: [10 * row for row in rows], CPU) == [10 * i for i in range(n)]
+    assert in_batches(lengths, lambda rows: [10 * row for row in rows], True) == [10 * i for i in range(n)]
 
 
 def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
@@ -52,7 +50,7 @@ def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
         ran.add((threading.current_thread().name, torch.get_num_threads()))
         return rows
 
-    in_batches([1] * (2 * LEAST_EACH), work, CPU)
+    in_batches([1] * (2 * LEAST_EACH), work, True)
     assert len(ran) == 2
     assert {threads for _, threads in ran} == {1}
     assert torch.get_num_threads() == 2
@@ -65,9 +63,9 @@ def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
 
 def test_work_within_work_waits_for_no_thread() -> None:
     def work(rows: list[int]) -> list[int]:
-        return in_batches([1] * (4 * LEAST_EACH), lambda inner: inner, CPU)[: len(rows)]
+        return in_batches([1] * (4 * LEAST_EACH), lambda inner: inner, True)[: len(rows)]
 
-    assert len(in_batches([1] * (4 * LEAST_EACH), work, CPU)) == 4 * LEAST_EACH
+    assert len(in_batches([1] * (4 * LEAST_EACH), work, True)) == 4 * LEAST_EACH
 
 
 def test_an_error_of_one_batch_is_raised() -> None:
@@ -75,7 +73,7 @@ def test_an_error_of_one_batch_is_raised() -> None:
         raise OSError(f"{len(rows)} rows")
 
     with pytest.raises(OSError, match=f"{LEAST_EACH} rows"):
-        in_batches([1] * (2 * LEAST_EACH), work, CPU)
+        in_batches([1] * (2 * LEAST_EACH), work, True)
 
 
 def test_a_text_has_the_same_latents_alone_and_among_many(codec: LatentCodec) -> None:
