@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.cache import Cache, DynamicCache, StaticCache
 from nextmem_agents.codec.fused import FusedLayers, is_linear
+from nextmem_agents.codec.slots import Slots
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.weights import Qwen3Weights
 
@@ -30,6 +31,9 @@ class Backbone:
         special_tokens: what is added to the embeddings of the codec's own tokens.
         fuse: run :class:`FusedLayers` in place of the model's own forward where it can be. For weights that no
             longer change.
+
+    Attributes:
+        slots: takes the steps in tensors of fixed shape, on a GPU; None elsewhere.
     """
 
     def __init__(self, model: Any, special_tokens: SpecialTokens | None = None, fuse: bool = False):
@@ -37,8 +41,24 @@ class Backbone:
         self.special_tokens = special_tokens
         self.hidden_size: int = model.config.hidden_size
         self._fuse = fuse
+        self._place()
+
+    def _place(self) -> None:
+        """What depends on where the weights are."""
         self._fused = self._fusion()
         self._head = self._transposed_head()
+        self.slots = Slots(self) if self._fits_slots() else None
+
+    def _fits_slots(self) -> bool:
+        """Whether steps run in slots, which a CUDA graph can repeat."""
+        config = self._model.config
+        return (
+            self.device.type == "cuda"
+            and not self.fused
+            and not self.spread
+            and config._attn_implementation in ("sdpa", "eager")
+            and set(config.layer_types) == {"full_attention"}
+        )
 
     def _transposed_head(self) -> Tensor | None:
         """The output matrix as [D, V], in which one row's logits take half the time; None where the copy would be
@@ -69,8 +89,7 @@ class Backbone:
         """Move the model."""
         self._model.to(device)
         # Modules that move leave the matrices they were parts of.
-        self._fused = self._fusion()
-        self._head = self._transposed_head()
+        self._place()
 
     @property
     def fused(self) -> bool:

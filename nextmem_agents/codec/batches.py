@@ -36,7 +36,10 @@ def by_length(lengths: Sequence[int], size: int = BATCH, threads: int = 1) -> It
 
 
 def in_batches(
-    lengths: Sequence[int], work: Callable[[list[int]], Sequence[T]], side_by_side: bool
+    lengths: Sequence[int],
+    work: Callable[[list[int]], Sequence[T]],
+    side_by_side: bool,
+    size: int = BATCH,
 ) -> list[T]:
     """``work`` on batches of like length, its results in the original order.
 
@@ -45,13 +48,14 @@ def in_batches(
         work: from row numbers to their results.
         side_by_side: do several batches at once if there are rows enough, each with a thread of its own; see
             :attr:`Backbone.side_by_side`.
+        size: the most rows of a batch.
     """
     threads = torch.get_num_threads()
     if not side_by_side or hasattr(_thread, "alone") or len(lengths) < LEAST_EACH * threads:
         threads = 1
     each = map if threads == 1 else _pool(threads).map
     results: dict[int, T] = {}
-    for batches in by_length(lengths, threads=threads):
+    for batches in by_length(lengths, size, threads):
         for rows, found in zip(batches, each(work, batches), strict=True):
             results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,12 +63,25 @@ def greedy_batch(
         Token ids of each row.
     """
     embeddings, mask, positions = prefix(backbone, config, values, lengths)
+    if backbone.slots is not None and not stop_at_end:
+        return backbone.slots.decode(
+            partial(_prompts, backbone, embeddings, mask, positions), mask.shape[1], steps, repairs
+        )
     cache = backbone.new_cache(embeddings.shape[1] + max(steps))
     last = backbone.hidden(embeddings, mask, positions, cache, last=True)[:, 0]
     ends = config.ends if stop_at_end else frozenset()
     return continue_greedily(
         backbone, last, positions[:, -1:], cache, steps=steps, ends=ends, repairs=repairs
     )
+
+
+def _prompts(
+    backbone: Backbone, embeddings: Tensor, mask: Tensor, positions: Tensor, rows: list[int]
+) -> tuple[Tensor, Tensor, Cache]:
+    """Read some rows' prompts: the last hidden states [n, D] and positions [n, 1], and the cache they filled."""
+    cache = backbone.new_cache()
+    last = backbone.hidden(embeddings[rows], mask[rows], positions[rows], cache, last=True)[:, 0]
+    return last, positions[rows, -1:], cache
 
 
 def continue_greedily(

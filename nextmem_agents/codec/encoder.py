@@ -56,8 +56,11 @@ def encode_batch(
     cache = backbone.new_cache(fed.shape[1] + steps)
     mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
     latents = [backbone.hidden(fed, mask, positions, cache, last=True)]
-    for j in range(1, steps):
-        fed = latents[-1] * config.latent_scale
-        latents.append(backbone.step(fed, step_positions[:, j : j + 1], cache))
+    if backbone.slots is not None:
+        latents = [backbone.slots.encode(config, latents[0], cache, step_positions)]
+    else:
+        for j in range(1, steps):
+            fed = latents[-1] * config.latent_scale
+            latents.append(backbone.step(fed, step_positions[:, j : j + 1], cache))
     values = torch.cat(latents, 1).float()
     return values * (arange[:, :steps] < lengths[:, None])[..., None], lengths

@@ -13,10 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nextmem_agents.codec.batches import in_batches
+from nextmem_agents.codec.batches import BATCH, in_batches
 from nextmem_agents.codec.decoder import greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.repair import Repair
+from nextmem_agents.codec.slots import WAITING
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
 
@@ -162,6 +163,7 @@ def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]
         [payload.n_tokens for payload in payloads],
         lambda rows: decode_payloads(codec, [payloads[i] for i in rows]),
         codec.decoder.side_by_side,
+        BATCH if codec.decoder.slots is None else WAITING,
     )
 
 
