@@ -51,13 +51,21 @@ def random_models() -> tuple[Qwen3ForCausalLM, Qwen3ForCausalLM]:
         tie_word_embeddings=True,
     )
     decoder = Qwen3ForCausalLM(config)
-    encoder = shared_view(decoder)
-    for name, module in list(encoder.named_modules()):
+    return adapted(decoder), decoder
+
+
+def adapted(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
+    """The same weights with a random adapter of rank 16 beside each linear layer."""
+    found = shared_view(model)
+    for name, module in list(found.named_modules()):
         if isinstance(module, nn.Linear) and name != "lm_head":
             parent, _, child = name.rpartition(".")
-            a, b = torch.randn(16, module.in_features) / 64, torch.randn(module.out_features, 16) / 64
-            setattr(encoder.get_submodule(parent), child, LoraLinear(module, a, b, 2.0))
-    return encoder, decoder
+            a, b = (
+                torch.randn(*shape).to(module.weight) / 64
+                for shape in ((16, module.in_features), (module.out_features, 16))
+            )
+            setattr(found.get_submodule(parent), child, LoraLinear(module, a, b, 2.0))
+    return found
 
 
 def main(threads: int | None = None) -> None:
