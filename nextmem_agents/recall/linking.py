@@ -6,14 +6,15 @@ memory says of the town leads there, together with the words that it does not an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from nextmem_agents.recall.lexical import K1, Match, bm25
+from nextmem_agents.recall.lexical import K1, Match, bm25, idf
 from nextmem_agents.store.outline import Outline
+from nextmem_agents.store.records import HeldTerm
 
 LINKS = 10
 """How many of the best memory's own terms lead on: those that tell most.
@@ -25,30 +26,41 @@ around the best memory leads on already, so the signal is left out where there a
 """
 
 
+def leading(held: Mapping[str, HeldTerm], asked: Collection[str], n: int) -> dict[str, float]:
+    """Which of the best memory's own terms lead on, with what each counts, 0..1: how often it says it, saturated.
+
+    Args:
+        held: its terms.
+        asked: the query's.
+        n: memories in the scope.
+    """
+    counts = {term: found.frequency / (found.frequency + K1) for term, found in held.items()}
+    telling = {
+        term: counts[term] * idf(n, found.document_frequency)
+        for term, found in held.items()
+        if term not in asked and found.document_frequency > 1
+    }
+    return {term: counts[term] for term in sorted(telling, key=lambda term: -telling[term])[:LINKS]}
+
+
 def linked(
-    outline: Outline, best: int, matches: Iterable[Match], own: Iterable[Match]
+    outline: Outline, best: int, matches: Iterable[Match], own: Iterable[tuple[Match, float]]
 ) -> npt.NDArray[np.float64] | None:
     """How well each memory goes on from the best one, 0..1, ``[n]``: BM25 of the query's terms that the best memory
-    leaves open and of its own rarest terms; the best one has as much as any.
+    leaves open and of its own that lead on; the best one has as much as any.
 
-    None where it leaves nothing open, or no other memory holds any of its words.
+    None where it leaves nothing open, or nothing leads on.
 
     Args:
         outline: of the scope.
         best: the best memory's row.
         matches: of the query's terms.
-        own: of those terms of the best memory that the query does not hold.
+        own: of the terms that lead on, with what each counts (:func:`leading`).
     """
     open_terms = [match for match in matches if best not in match.rows]
-    leading = []
-    for match in own:
-        here = match.rows == best
-        if here.any() and not here.all():
-            frequency = float(match.frequencies[here][0])
-            leading.append(replace(match, idf=match.idf * frequency / (frequency + K1)))
-    leading.sort(key=lambda match: -match.idf)
-    if not open_terms or not leading:
+    on = [replace(match, idf=match.idf * count) for match, count in own]
+    if not open_terms or not on:
         return None
-    scores = bm25(outline, [*open_terms, *leading[:LINKS]])
+    scores = bm25(outline, [*open_terms, *on])
     scores[best] = scores.max()
     return scores

@@ -24,7 +24,7 @@ from nextmem_agents.recall.conversation import (
     spoken_by,
 )
 from nextmem_agents.recall.lexical import Match, bm25, locate, terms, widen
-from nextmem_agents.recall.linking import linked
+from nextmem_agents.recall.linking import leading, linked
 from nextmem_agents.recall.ranking import LATE_SHARE, WEIGHTS, Score, Signal, fuse
 from nextmem_agents.recall.related_words import packaged_related_words
 from nextmem_agents.recall.time_expressions import closeness, find_times
@@ -144,10 +144,9 @@ def _linked(
     row = int(outline.rows(best))
     if all(row in match.rows for match in matches.values()):
         return None
-    own = [term for term in store.terms(scope, best) if term not in matches]
-    return linked(
-        outline, row, matches.values(), locate(store.postings(scope, own, where, as_of), outline).values()
-    )
+    counts = leading(store.terms(scope, best), matches, len(outline))
+    own = locate(store.postings(scope, list(counts), where, as_of), outline)
+    return linked(outline, row, matches.values(), ((own[term], count) for term, count in counts.items()))
 
 
 def _of_time(outline: Outline, query: str, as_of: datetime | None) -> Signal | None:

@@ -28,7 +28,7 @@ from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.exact import Vectors, unit
 from nextmem_agents.store.filters import check_where
 from nextmem_agents.store.outline import Outline
-from nextmem_agents.store.records import NewRecord, Postings, Record, Where
+from nextmem_agents.store.records import HeldTerm, NewRecord, Postings, Record, Where
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -136,8 +136,8 @@ class TableReading(ABC):
         with self._reading(name) as (sql, key):
             return tables.postings(sql, key, wanted, where, at, self._outline(sql, key, None, at))
 
-    def terms(self, scope: str, version: int) -> dict[str, int]:
-        """What a version is indexed under; see ``Store.terms``."""
+    def terms(self, scope: str, version: int) -> dict[str, HeldTerm]:
+        """What a version was put with; see ``Store.terms``."""
         name, (wanted,) = check_scope(scope), check_versions([version])
         with self._reading(name) as (sql, key):
             return {} if key is None else tables.terms(sql, key, wanted)

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +224,17 @@ class Postings:
     terms: dict[str, TermPostings]
 
 
+MANY_MEMORIES = 1_000
+"""Up to how many memories are counted in :class:`HeldTerm`; a term of more tells little."""
+
+
+class HeldTerm(NamedTuple):
+    """A term of one memory: how often it holds it, and in how many of the scope's memories it stands, up to 1,000."""
+
+    frequency: int
+    document_frequency: int
+
+
 class Store(Protocol):
     """Memories by scope: written whole, found by id, filter, vector or term, never across scopes.
 
@@ -293,8 +304,8 @@ class Store(Protocol):
     ) -> Postings:
         """The lexical index's answer to a query's terms."""
 
-    def terms(self, scope: str, version: int) -> dict[str, int]:
-        """The terms that a version was put with, how often each; none of one that is not in this scope."""
+    def terms(self, scope: str, version: int) -> dict[str, HeldTerm]:
+        """The terms that a version was put with; none of one that is not in this scope."""
 
     def neighbours(
         self, scope: str, versions: Sequence[int], where: Where | None = None, as_of: datetime | None = None

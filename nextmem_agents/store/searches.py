@@ -16,7 +16,7 @@ from nextmem_agents.store.filters import Clause, select_current
 from nextmem_agents.store.halves import all_readable, from_halves, readable
 from nextmem_agents.store.outline import Outline, Outlines
 from nextmem_agents.store.outline import Row as OutlineRow
-from nextmem_agents.store.records import Postings, TermPostings, Where
+from nextmem_agents.store.records import MANY_MEMORIES, HeldTerm, Postings, TermPostings, Where
 from nextmem_agents.store.rows import (
     Versions,
     batches,
@@ -167,20 +167,27 @@ def postings(
     return Postings(len(held_memories), average, found)
 
 
-def terms(sql: sqlite3.Connection, scope: int, version: int) -> dict[str, int]:
-    """What a version is indexed under, how often each term; the same for one that another has replaced."""
-    found = select_versions(
-        sql,
-        "SELECT p.term, p.frequency FROM memories AS m CROSS JOIN postings AS p"
-        " ON p.scope = m.scope AND p.version = m.version",
-        scope,
-        [version],
-    )
+def terms_of(sql: sqlite3.Connection, scope: int, version: int) -> dict[str, int]:
+    """The terms that a version was put with, how often each; the same for one that another has replaced."""
     with undamaged("the lexical index"):
-        listed = {str(term): int(frequency) for term, frequency in found}
-    if listed or not any(select_versions(sql, "SELECT 1 FROM memories AS m", scope, [version])):
-        return listed
-    return _archived_terms(sql, scope, np.array([version])).get(version, {})
+        held = {
+            str(term): int(frequency)
+            for term, frequency in sql.execute(
+                "SELECT term, frequency FROM postings WHERE scope = ? AND version = ?", (scope, version)
+            )
+        }
+    return held or _archived_terms(sql, scope, np.array([version])).get(version, {})
+
+
+def terms(sql: sqlite3.Connection, scope: int, version: int) -> dict[str, HeldTerm]:
+    """A version's terms, and in how many current memories each stands."""
+    if not any(select_versions(sql, "SELECT 1 FROM memories AS m", scope, [version])):
+        return {}
+    counted = "SELECT COUNT(*) FROM (SELECT 1 FROM postings WHERE scope = ? AND term = ? LIMIT ?)"
+    return {
+        term: HeldTerm(frequency, sql.execute(counted, (scope, term, MANY_MEMORIES)).fetchone()[0])
+        for term, frequency in terms_of(sql, scope, version).items()
+    }
 
 
 def _archived_postings(

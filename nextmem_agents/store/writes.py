@@ -14,7 +14,7 @@ from nextmem_agents.store.filters import kind_of, select_current
 from nextmem_agents.store.halves import from_halves, readable, to_halves
 from nextmem_agents.store.records import Access, NewRecord
 from nextmem_agents.store.rows import batches, current_versions, payloads, records, undamaged
-from nextmem_agents.store.searches import terms
+from nextmem_agents.store.searches import terms_of
 
 
 class Inserted(NamedTuple):
@@ -280,7 +280,7 @@ def dump(
                 id=record.id,
                 payloads=stored.get(version, []),
                 vectors=from_halves(readable(vectors, dim, None) if vectors else b"", dim),
-                terms=terms(sql, scope, version),
+                terms=terms_of(sql, scope, version),
                 session=record.session,
                 agent=record.agent,
                 role=record.role,

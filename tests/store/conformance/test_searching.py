@@ -112,15 +112,15 @@ def test_postings_are_what_bm25_needs(store, record):
 
 
 def test_terms_are_what_a_version_was_put_with(store, record):
-    [id_] = store.put("alice", [record("the cat the dog")])
-    store.put("bob", [record("a secret")])
+    [id_, _] = store.put("alice", [record("the cat the dog"), record("a cat")])
+    store.put("bob", [record("a secret cow")])
     [foreign] = store.list("bob")
     [first] = store.get("alice", [id_])
-    assert store.terms("alice", first.version) == {"the": 2, "cat": 1, "dog": 1}
+    assert store.terms("alice", first.version) == {"the": (2, 1), "cat": (1, 2), "dog": (1, 1)}
     store.put("alice", [record("a cow", id_)])
     [second] = store.get("alice", [id_])
-    assert store.terms("alice", second.version) == {"a": 1, "cow": 1}
-    assert store.terms("alice", first.version) == {"the": 2, "cat": 1, "dog": 1}
+    assert store.terms("alice", second.version) == {"a": (1, 2), "cow": (1, 1)}
+    assert store.terms("alice", first.version) == {"the": (2, 0), "cat": (1, 1), "dog": (1, 0)}
     assert store.terms("alice", foreign.version) == {}
     assert store.terms("nobody", first.version) == {}
     store.forget("alice", [id_])
