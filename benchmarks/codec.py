@@ -35,17 +35,17 @@ BULK = 48  # chunks of one bulk call
 QUERY = "Where did she say that the meeting would be?"
 
 
-def texts(codec: LatentCodec, count: int) -> list[str]:
-    """Texts of exactly TOKENS tokens, each cut from the running text of synthetic ones."""
+def texts(codec: LatentCodec, count: int, tokens: int = TOKENS) -> list[str]:
+    """Texts of exactly so many tokens, each cut from the running text of synthetic ones."""
     ids = list(chain.from_iterable(codec.tokenizer.encode([t for t in synthetic_texts(4000, seed=5) if t])))
     found: list[str] = []
-    for begin in range(0, len(ids), TOKENS):
-        text = codec.tokenizer.to_bytes(ids[begin : begin + TOKENS]).decode("utf-8", "replace")
-        if len(codec.tokenizer.encode([text])[0]) == TOKENS:
+    for begin in range(0, len(ids), tokens):
+        text = codec.tokenizer.to_bytes(ids[begin : begin + tokens]).decode("utf-8", "replace")
+        if len(codec.tokenizer.encode([text])[0]) == tokens:
             found.append(text)
         if len(found) == count:
             return found
-    raise RuntimeError(f"only {len(found)} texts of {TOKENS} tokens")
+    raise RuntimeError(f"only {len(found)} texts of {tokens} tokens")
 
 
 def plain_text(control: PlainCodec, latents: Tensor, steps: int) -> bytes:

@@ -27,10 +27,8 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[
     times: dict[str, list[Duration]] = {name: [] for name in works}
     for count in range(rounds + 1):
         for name, work in works.items():
-            clock, processor = time.perf_counter(), time.process_time()
-            work()
+            found = once(work)
             if count:
-                found = Duration(time.perf_counter() - clock, time.process_time() - processor)
                 times[name].append(found)
     return {
         name: Duration(
@@ -39,6 +37,13 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[
         )
         for name, found in times.items()
     }
+
+
+def once(work: Callable[[], object]) -> Duration:
+    """The time of one call."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    return Duration(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
