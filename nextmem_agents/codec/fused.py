@@ -228,9 +228,10 @@ def _turned(x: Tensor, weight: Tensor) -> bool:
     """Whether the product of the transposes is faster: threads share the rows of the left factor, and x has few.
 
     Measured on two cores with 32 and 48 rows and matrices of 980,000 values and more: 68 to 110 in place of 60 to 76
-    GFLOPS. Smaller matrices gain nothing, and fewer rows lose much.
+    GFLOPS. Smaller matrices gain nothing, fewer rows lose much, and one thread loses a little.
     """
-    return x.shape[0] * x.shape[1] in _TURNED_ROWS and weight.numel() >= _LARGE
+    few = x.shape[0] * x.shape[1] in _TURNED_ROWS
+    return few and weight.numel() >= _LARGE and torch.get_num_threads() > 1
 
 
 def is_linear(module: Any) -> bool:
