@@ -154,6 +154,58 @@ def continue_greedily(
     return [row[: next((i for i, token in enumerate(row) if token in ends), len(row))] for row in cut]
 
 
+@torch.inference_mode()
+def follows_batch(
+    backbone: Backbone,
+    config: CodecConfig,
+    values: Tensor,
+    lengths: Tensor,
+    rows: Sequence[Sequence[int]],
+    repairs: Sequence[Mapping[int, int]],
+    margin: float,
+) -> list[bool]:
+    """Whether greedy decoding, step by step with a cache, gives ``rows``, each true token ahead by ``margin``.
+
+    The steps are those of :func:`greedy_batch`, fed with the tokens that it would give as long as the answer is yes.
+    Only the logits are computed for all steps at once, which spares reading the output matrix at each; how far they
+    can differ from those of a single step is thousands of times less than a margin that a repair leaves.
+
+    Args:
+        backbone: the model in its decoder role.
+        config: the codec's configuration.
+        values: float [B, L, D].
+        lengths: int64 [B].
+        rows: token ids of each row, none empty.
+        repairs: per row, position → token id that is taken in place of the argmax.
+        margin: in logits.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    embeddings, mask, positions = prefix(backbone, config, values[order], lengths[order])
+    ids, _ = pad_ids([rows[i] for i in order], config.end_of_text, backbone.device)
+    cache = backbone.new_cache(embeddings.shape[1] + ids.shape[1])
+    states = [backbone.hidden(embeddings, mask, positions, cache, last=True)[:, 0]]
+    position, n = positions[:, -1:], len(order)
+    for t in range(1, ids.shape[1]):
+        if (left := sum(len(row) > t for row in rows)) < n:
+            n = left
+            cache.keep_first(n)
+        position = position[:n] + 1
+        states.append(backbone.step(backbone.embed_generated(ids[:n, t - 1 : t]), position, cache)[:, 0])
+    found = [False] * len(rows)
+    for place, i in enumerate(order):
+        of_row = torch.stack([state[place] for state in states[: len(rows[i])]])
+        leads = _leads(backbone.logits(of_row), ids[place, : len(rows[i])])
+        leads[list(repairs[i])] = margin
+        found[i] = bool((leads >= margin).all())
+    return found
+
+
+def _leads(logits: Tensor, true: Tensor) -> Tensor:
+    """The true token's logit minus the best other one, [T], of logits [T, V] and token ids [T]."""
+    true = true[:, None]
+    return logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1)
+
+
 def _forced(
     repairs: Sequence[Mapping[int, int]], width: int, device: torch.device
 ) -> tuple[Tensor, frozenset[int]]:
@@ -186,10 +238,7 @@ def teacher_forced_batch(
     predicted, leads = [], []
     # Row by row: [B, T, V] logits of a large vocabulary would take gigabytes.
     for states, row in zip(hidden, rows, strict=True):
-        true = torch.as_tensor(row, device=backbone.device)[:, None]
         logits = backbone.logits(states[: len(row)])
-        best = logits.argmax(-1)
-        lead = logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1)
-        predicted.append(best.tolist())
-        leads.append(lead.tolist())
+        predicted.append(logits.argmax(-1).tolist())
+        leads.append(_leads(logits, torch.as_tensor(row, device=backbone.device)).tolist())
     return predicted, leads

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from nextmem_agents.codec.batches import BATCH, in_batches
-from nextmem_agents.codec.decoder import greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.decoder import follows_batch, greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
-from nextmem_agents.codec.repair import Repair
+from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.repair import MARGIN, Repair
 from nextmem_agents.codec.slots import WAITING
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
@@ -105,11 +106,10 @@ def _compress_batch(
     vectors = codec.index_vectors(latents)
     _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
     repairs = [Repair.of(row, lead) for row, lead in zip(ids, leads, strict=True)]
-    # The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
-    decoded = _decode(codec, latents.values, latents.lengths, [len(row) for row in ids], repairs)
+    proven = _proven(codec, latents, ids, texts, repairs)
     chunks = []
     for i, text in enumerate(texts):
-        literal = decoded[i] != text or repairs[i].n_bytes >= len(text)
+        literal = not proven[i] or repairs[i].n_bytes >= len(text)
         payload = Payload(
             codec_id=codec.codec_id,
             n_tokens=len(ids[i]),
@@ -124,6 +124,36 @@ def _compress_batch(
         )
         chunks.append(CompressedChunk(payload, vectors[i]))
     return chunks
+
+
+def _proven(
+    codec: LatentCodec, latents: Latents, ids: list[list[int]], texts: list[bytes], repairs: list[Repair]
+) -> list[bool]:
+    """Whether the decoder gives each text with its repairs.
+
+    The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
+    """
+    proven = [False] * len(ids)
+    if codec.decoder.fused:
+        forced = [dict(repair.tokens) for repair in repairs]
+        followed = follows_batch(
+            codec.decoder, codec.config, latents.values, latents.lengths, ids, forced, MARGIN / 2
+        )
+        proven = [
+            ok and codec.tokenizer.to_bytes(row) == text
+            for ok, row, text in zip(followed, ids, texts, strict=True)
+        ]
+    if doubtful := [i for i, ok in enumerate(proven) if not ok]:
+        decoded = _decode(
+            codec,
+            latents.values[doubtful],
+            latents.lengths[doubtful],
+            [len(ids[i]) for i in doubtful],
+            [repairs[i] for i in doubtful],
+        )
+        for i, found in zip(doubtful, decoded, strict=True):
+            proven[i] = found == texts[i]
+    return proven
 
 
 def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> list[DecompressedText]:
