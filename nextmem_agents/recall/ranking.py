@@ -107,7 +107,7 @@ def fuse(
     Examples:
         >>> signals = {"lexical": np.array([0.5, 0.1]), "context": np.array([0.0, 0.2])}
         >>> fuse(np.array([1, 2]), signals)[2]
-        Score(total=0.126316, lexical=0.1, context=0.2, ...)
+        Score(total=0.126316, lexical=0.1, linked=None, context=0.2, ...)
     """
     used = {name: np.clip(values, 0.0, 1.0) for name, values in signals.items() if values is not None}
     whole = sum(weights[name] for name in used)

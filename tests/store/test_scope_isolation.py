@@ -36,6 +36,7 @@ ASK = {
     "postings": lambda store, scope, other: (
         store.postings(scope, ["secret"]).terms["secret"].document_frequency
     ),
+    "terms": lambda store, scope, other: store.terms(scope, other.version),
     "outline": lambda store, scope, other: other.version in store.outline(scope).versions,
     "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
     "touch": lambda store, scope, other: (

@@ -41,6 +41,7 @@ ASK = {
     "postings": lambda store, scope, other: (
         store.postings(scope, ["secret"]).terms["secret"].document_frequency
     ),
+    "terms": lambda store, scope, other: store.terms(scope, other.version),
     "neighbours": lambda store, scope, other: store.neighbours(scope, [other.version]),
     "dump": lambda store, scope, other: [
         each for each in store.dump(scope) if each.metadata["tag"] == "theirs"
@@ -79,7 +80,7 @@ def test_a_malformed_scope_is_refused_by_every_method(open_layout, record, scope
     for layout in ("embedded-memory", "chroma-memory"):
         store = open_layout(layout)
         arguments = {"ids": ["a"], "id": "a", "records": [], "versions": [1], "terms": ["a"], "k": 1}
-        arguments |= {"vector": [1.0] * DIM}
+        arguments |= {"vector": [1.0] * DIM, "version": 1}
         for name, signature in METHODS.items():
             parameters = list(signature.parameters.values())[1:]
             if not parameters or parameters[0].name != "scope":
