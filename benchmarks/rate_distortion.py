@@ -6,6 +6,9 @@ Each point is TOKENS_PER_LATENT=CODEC, measured at 4, 8 and 16 levels (2, 3 and 
 TOKENS_PER_LATENT=CODEC:LEVELS for that number of levels alone. CODEC is a shipped codec's name or a checkpoint folder;
 the density is its own, or another that it was trained at. All are measured on the same texts of 128 tokens, greedy and
 free-running, without repair. Writes benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
+
+The codec of 16 tokens a latent is not shipped: `nextmem train --config nextmem_agents/training/mini-16.json --data TEXTS
+--output runs/r16 --export runs/r16-codec` makes one (the measured run was planned longer, and its rates fell faster).
 """
 
 from __future__ import annotations
