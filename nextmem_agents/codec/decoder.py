@@ -12,6 +12,7 @@ from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
+from nextmem_agents.codec.repair import forced_tokens
 
 # Rows are taken out of a batch once this share or less is still running: each time costs a copy of the cache.
 _SHRINK = 0.75
@@ -111,7 +112,8 @@ def continue_greedily(
     # The longest first: rows that have taken all their steps are then the last ones, and leave without a copy.
     rows = sorted(range(len(steps)), key=lambda i: -steps[i])
     limits = [steps[i] for i in rows]
-    forced, repaired_at = _forced([repairs[i] if repairs else {} for i in rows], limits[0], backbone.device)
+    of_rows = [repairs[i] if repairs else {} for i in rows]
+    forced, repaired_at = forced_tokens(of_rows, limits[0], backbone.device), set().union(*of_rows)
     if rows != sorted(rows):
         order = torch.tensor(rows, device=backbone.device)
         last, position = last[order], position[order]
@@ -167,8 +169,8 @@ def follows_batch(
     """Whether greedy decoding, step by step with a cache, gives ``rows``, each true token ahead by ``margin``.
 
     The steps are those of :func:`greedy_batch`, fed with the tokens that it would give as long as the answer is yes.
-    Only the logits are computed for all steps at once, which spares reading the output matrix at each; how far they
-    can differ from those of a single step is thousands of times less than a margin that a repair leaves.
+    Only the logits are computed for all steps at once, which spares reading the output matrix at each; from those of a
+    single step they differ by a hundredth of the margin that is asked for, as batch sizes do (``MARGIN``, which repairs keep).
 
     Args:
         backbone: the model in its decoder role.
@@ -204,17 +206,6 @@ def _leads(logits: Tensor, true: Tensor) -> Tensor:
     """The true token's logit minus the best other one, [T], of logits [T, V] and token ids [T]."""
     true = true[:, None]
     return logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1)
-
-
-def _forced(
-    repairs: Sequence[Mapping[int, int]], width: int, device: torch.device
-) -> tuple[Tensor, frozenset[int]]:
-    """Repairs as int64 [B, width], -1 where there is none, and the steps at which there are any."""
-    forced = torch.full((len(repairs), width), -1)
-    for i, row in enumerate(repairs):
-        for step, token in row.items():
-            forced[i, step] = token
-    return forced.to(device), frozenset(step for row in repairs for step in row)
 
 
 @torch.inference_mode()

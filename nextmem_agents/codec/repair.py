@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 # A lead below this is a near-tie, kept as a repair although the argmax is right: another batch size, thread
 # count or cache path moves logits by up to 1e-4 in float32 on the codecs measured here.
@@ -42,3 +45,17 @@ class Repair:
     def n_bytes(self) -> int:
         """About what the repair costs in a payload: distance and token id, varint-coded."""
         return sum(2 + (token > 0x7F) + (token > 0x3FFF) for _, token in self.tokens)
+
+
+def forced_tokens(repairs: Sequence[Mapping[int, int]], width: int, device: torch.device) -> Tensor:
+    """Repairs of rows, step → token id, as int64 [B, width] with -1 where a step has none.
+
+    Examples:
+        >>> forced_tokens([{1: 8}, {}], 3, torch.device("cpu")).tolist()
+        [[-1, 8, -1], [-1, -1, -1]]
+    """
+    forced = torch.full((len(repairs), width), -1)
+    for i, row in enumerate(repairs):
+        for step, token in row.items():
+            forced[i, step] = token
+    return forced.to(device)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from nextmem_agents.codec.cache import Cache, DynamicCache
 from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.repair import forced_tokens
 
 if TYPE_CHECKING:
     from nextmem_agents.codec.backbone import Backbone
@@ -33,6 +36,7 @@ WAITING = 1024
 """Rows that are given to :meth:`Slots.decode` together, most of which wait for a slot."""
 _CAPACITY = 64  # of the cache, rounded up to a multiple of this: few sizes, so that few graphs are captured
 _WARM_UPS = 3
+_KEPT_LOOPS = 2  # of each kind: the cache of 64 slots of Qwen3-8B takes 2 GB
 
 
 class SlotCache:
@@ -83,7 +87,7 @@ class SlotCache:
         self.at[slots] = length
 
 
-class _Loop:
+class _Loop(ABC):
     """One more position for every slot, again and again.
 
     What a step reads and writes are tensors that stay where they are; a subclass says what is fed back.
@@ -139,8 +143,9 @@ class _Loop:
         ).last_hidden_state
         return states
 
+    @abstractmethod
     def _step(self) -> None:
-        raise NotImplementedError
+        """Take a step from what the tensors hold, and leave in them what the next one takes."""
 
 
 class TokenLoop(_Loop):
@@ -188,9 +193,9 @@ class LatentLoop(_Loop):
         positions: int64 [S, N], where latent j stands.
     """
 
-    def __init__(self, backbone: Backbone, config: CodecConfig, slots: int, capacity: int, longest: int):
+    def __init__(self, backbone: Backbone, scale: float, slots: int, capacity: int, longest: int):
         super().__init__(backbone, slots, capacity)
-        self._scale = config.latent_scale
+        self._scale = scale
         self.latents = self.fed.new_zeros(slots, longest, self.fed.shape[2])
         self.step = torch.zeros(1, dtype=torch.int64, device=self.fed.device)
         self.positions = torch.zeros(slots, longest, dtype=torch.int64, device=self.fed.device)
@@ -205,18 +210,23 @@ class LatentLoop(_Loop):
 
 
 class Slots:
-    """The loops of one backbone, by size; each is used by one thread at a time."""
+    """The loops of one backbone, by size, used by one thread at a time; those not used for longest are let go."""
 
     def __init__(self, backbone: Backbone):
         self._backbone = backbone
         self._lock = threading.Lock()
-        self._loops: dict[tuple[object, ...], _Loop] = {}
+        self._token_loop = lru_cache(_KEPT_LOOPS)(self._make_token_loop)
+        self._latent_loop = lru_cache(_KEPT_LOOPS)(self._make_latent_loop)
 
-    def _loop(self, key: tuple[object, ...], make: Callable[[], _Loop]) -> Any:
-        if key not in self._loops:
-            self._loops[key] = make()
-            self._loops[key].prepare()
-        return self._loops[key]
+    def _make_token_loop(self, slots: int, capacity: int, longest: int) -> TokenLoop:
+        loop = TokenLoop(self._backbone, slots, capacity, longest)
+        loop.prepare()
+        return loop
+
+    def _make_latent_loop(self, scale: float, slots: int, capacity: int, longest: int) -> LatentLoop:
+        loop = LatentLoop(self._backbone, scale, slots, capacity, longest)
+        loop.prepare()
+        return loop
 
     @torch.inference_mode()
     def decode(
@@ -238,10 +248,9 @@ class Slots:
         n = min(SLOTS, _power_of_two(len(steps)))
         capacity = _rounded(width + longest)
         with self._lock:
-            loop: TokenLoop = self._loop(
-                ("tokens", n, capacity, longest), lambda: TokenLoop(self._backbone, n, capacity, longest)
+            return _run(
+                self._token_loop(n, capacity, longest), n, prompts, steps, repairs or [{}] * len(steps)
             )
-            return _run(loop, n, prompts, steps, repairs or [{}] * len(steps))
 
     @torch.inference_mode()
     def encode(self, config: CodecConfig, first: Tensor, cache: Cache, positions: Tensor) -> Tensor:
@@ -258,10 +267,7 @@ class Slots:
         longest = max(steps, config.max_latents)
         slots, capacity = _power_of_two(batch), _rounded(int(cache.mask.shape[1]) + longest)
         with self._lock:
-            loop: LatentLoop = self._loop(
-                ("latents", slots, capacity, longest),
-                lambda: LatentLoop(self._backbone, config, slots, capacity, longest),
-            )
+            loop = self._latent_loop(config.latent_scale, slots, capacity, longest)
             loop.cache.admit(torch.arange(batch, device=first.device), cache)
             loop.latents[:batch, 0] = first[:, 0]
             loop.fed[:batch] = first * config.latent_scale
@@ -294,7 +300,7 @@ def _run(
             loop.cache.admit(places, cache)
             loop.position[places] = position + 1
             loop.taken[places] = 0
-            loop.forced[places] = _forced([repairs[i] for i in rows], loop.forced.shape[1]).to(device)
+            loop.forced[places] = forced_tokens([repairs[i] for i in rows], loop.forced.shape[1], device)
             loop.take(places, hidden)
             left |= {slot: (row, steps[row] - 1) for slot, row in zip(chosen, rows, strict=True)}
         # Steps run without a look at what they make, up to where a slot gets free that somebody waits for.
@@ -309,14 +315,6 @@ def _run(
             results[number] = row[: steps[number]]
         free += done
     return results
-
-
-def _forced(repairs: Sequence[Mapping[int, int]], width: int) -> Tensor:
-    forced = torch.full((len(repairs), width), -1)
-    for i, row in enumerate(repairs):
-        for step, token in row.items():
-            forced[i, step] = token
-    return forced
 
 
 def _rounded(n: int) -> int:

@@ -153,3 +153,13 @@ def test_on_a_gpu_a_captured_step_gives_the_same() -> None:
     assert greedy_batch(slotted, CODEC, expected, lengths, **arguments) == greedy_batch(
         plain, CODEC, expected, lengths, **arguments
     )
+
+
+def test_few_sizes_are_kept() -> None:
+    _, slotted = pair()
+    assert slotted.slots is not None
+    for n in (3, 70, 130):
+        values, lengths = encode_batch(slotted, CODEC, rows([n]))
+        [found] = greedy_batch(slotted, CODEC, values, lengths, steps=[n], stop_at_end=False)
+        assert len(found) == n
+    assert slotted.slots._token_loop.cache_info().currsize == slots_module._KEPT_LOOPS
