@@ -170,7 +170,8 @@ def follows_batch(
 
     The steps are those of :func:`greedy_batch`, fed with the tokens that it would give as long as the answer is yes.
     Only the logits are computed for all steps at once, which spares reading the output matrix at each; from those of a
-    single step they differ by a hundredth of the margin that is asked for, as batch sizes do (``MARGIN``, which repairs keep).
+    single step they differ by a hundredth of the margin that is asked for, as batch sizes do (``MARGIN``, which
+    repairs keep).
 
     Args:
         backbone: the model in its decoder role.
