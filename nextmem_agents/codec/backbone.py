@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.cache import Cache, DynamicCache, StaticCache
 from nextmem_agents.codec.fused import FusedLayers, is_linear
+from nextmem_agents.codec.matrix import Matrix
 from nextmem_agents.codec.slots import Slots
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.weights import Qwen3Weights
@@ -60,7 +61,7 @@ class Backbone:
             and set(config.layer_types) == {"full_attention"}
         )
 
-    def _transposed_head(self) -> Tensor | None:
+    def _transposed_head(self) -> Matrix | None:
         """The output matrix as [D, V], in which one row's logits take half the time; None where the copy would be
         large.
         """
@@ -68,7 +69,7 @@ class Backbone:
         if self._fused is None or not is_linear(head) or head.bias is not None:
             return None
         weight: Tensor = head.weight.detach()
-        return weight.t().contiguous() if weight.numel() <= _MAX_COPIED else None
+        return Matrix(weight.t().contiguous()) if weight.numel() <= _MAX_COPIED else None
 
     @property
     def model(self) -> Any:
@@ -187,8 +188,8 @@ class Backbone:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [..., V] of hidden states [..., D], float32."""
-        if self._head is not None and len(hidden) == 1:
-            return torch.matmul(hidden, self._head)
+        if self._head is not None:
+            return self._head.times(hidden)
         head = self._model.get_output_embeddings()
         if self._fused is not None and hidden.ndim == 2 and 1 < len(hidden) <= _FEW_ROWS and is_linear(head):
             # For a few rows and a large vocabulary the product of the transposes keeps more of a processor busy.

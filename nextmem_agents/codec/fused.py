@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.cache import StaticCache
 from nextmem_agents.codec.lora import LoraLinear
+from nextmem_agents.codec.matrix import Matrix
 
 # A merged adapter costs a copy of the weights; a larger backbone keeps its side path, and is not fused.
 _MAX_MERGED_BYTES = 2**32
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
-_TURNED_ROWS, _LARGE = range(24, 129), 2**19
+_MAX_PACKED = 2**28  # values of the layers of which a second copy is kept for a few rows
 _BLOCK_ROWS = (
     1024  # positions computed together in a prefill: their activations stay in the processor's cache
 )
@@ -34,17 +35,17 @@ _BLOCK_ROWS = (
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """Weights of one layer, matrices as [in, out]; biases are None in Qwen3's releases."""
+    """Weights of one layer; biases are None in Qwen3's releases."""
 
     before_attention: Tensor
-    qkv: Tensor
+    qkv: Matrix
     qkv_bias: Tensor | None
     head_norms: Tensor  # [query heads + key heads, width]
-    out: Tensor
+    out: Matrix
     out_bias: Tensor | None
     before_mlp: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
 
 
 class FusedLayers:
@@ -62,6 +63,8 @@ class FusedLayers:
         self.heads: int = config.num_attention_heads
         self.key_heads: int = config.num_key_value_heads
         self.width: int = model.model.layers[0].self_attn.head_dim
+        modules = (module for layer in model.model.layers for module in _linears(layer).values())
+        self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         self.layers = [self._layer(layer) for layer in model.model.layers]
         self.norm: Tensor = model.model.norm.weight
         self.epsilon = self.norm.new_tensor(config.rms_norm_eps)
@@ -86,7 +89,7 @@ class FusedLayers:
         adapted = size = 0
         for layer in model.model.layers:
             for module in _linears(layer).values():
-                plain: Any = module.linear if isinstance(module, LoraLinear) else module
+                plain = _plain(module)
                 if not is_linear(plain) or plain.weight.dtype != torch.float32:
                     return False
                 adapted += plain is not module
@@ -102,14 +105,14 @@ class FusedLayers:
         out, out_bias = _fused([linears["o_proj"]])
         return _Layer(
             before_attention=layer.input_layernorm.weight,
-            qkv=qkv,
+            qkv=Matrix(qkv, self._pack),
             qkv_bias=qkv_bias,
             head_norms=torch.cat([queries, keys]),
-            out=out,
+            out=Matrix(out, self._pack),
             out_bias=out_bias,
             before_mlp=layer.post_attention_layernorm.weight,
-            gate_up=_fused([linears["gate_proj"], linears["up_proj"]])[0],
-            down=_fused([linears["down_proj"]])[0],
+            gate_up=Matrix(_fused([linears["gate_proj"], linears["up_proj"]])[0], self._pack),
+            down=Matrix(_fused([linears["down_proj"]])[0], self._pack),
         )
 
     def new_cache(self, capacity: int) -> StaticCache:
@@ -171,7 +174,7 @@ class FusedLayers:
         final = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
-            split = _linear(normed, layer.qkv)
+            split = layer.qkv.times(normed)
             if layer.qkv_bias is not None:
                 split += layer.qkv_bias
             split = split.view(batch, length, -1, self.width)
@@ -194,10 +197,12 @@ class FusedLayers:
                 is_causal=causal and bias is None and not only_last and length > 1,
                 enable_gqa=heads != self.key_heads,
             )
-            x = _add_linear(x, attended.transpose(1, 2).flatten(2), layer.out, layer.out_bias)
+            x = layer.out.times_plus(attended.transpose(1, 2).flatten(2), x)
+            if layer.out_bias is not None:
+                x += layer.out_bias
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
-            gate, up = _linear(normed, layer.gate_up).chunk(2, -1)
-            x = _add_linear(x, F.silu(gate).mul_(up), layer.down)
+            gate, up = layer.gate_up.times(normed).chunk(2, -1)
+            x = layer.down.times_plus(F.silu(gate).mul_(up), x)
         return _rms_norm(x, self.epsilon).mul_(self.norm)
 
 
@@ -205,33 +210,6 @@ def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
     """x / sqrt(mean(x²) + ε) over the last dimension; torch's own takes more and slower steps on a CPU."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """X W, for x [B, S, E] and W [E, D]."""
-    if not _turned(x, weight):
-        return torch.matmul(x, weight)
-    return torch.mm(weight.t(), x.flatten(0, 1).t()).t().contiguous().view(*x.shape[:2], -1)
-
-
-def _add_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X + y W + b, for x [B, S, D], y [B, S, E] and W [E, D]."""
-    rows, summands = x.flatten(0, 1), y.flatten(0, 1)
-    if _turned(y, weight):
-        added = torch.addmm(rows.t(), weight.t(), summands.t()).t().contiguous()
-    else:
-        added = torch.addmm(rows, summands, weight)
-    return added.view(x.shape) if bias is None else added.view(x.shape) + bias
-
-
-def _turned(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product of the transposes is faster: threads share the rows of the left factor, and x has few.
-
-    Measured on two cores with 32 and 48 rows and matrices of 980,000 values and more: 68 to 110 in place of 60 to 76
-    GFLOPS. Smaller matrices gain nothing, fewer rows lose much, and one thread loses a little.
-    """
-    few = x.shape[0] * x.shape[1] in _TURNED_ROWS
-    return few and weight.numel() >= _LARGE and torch.get_num_threads() > 1
 
 
 def is_linear(module: Any) -> bool:
@@ -246,13 +224,17 @@ def _linears(layer: Any) -> dict[str, Any]:
     }
 
 
+def _plain(module: Any) -> Any:
+    return module.linear if isinstance(module, LoraLinear) else module
+
+
 @torch.no_grad()
 def _fused(modules: list[Any]) -> tuple[Tensor, Tensor | None]:
     """Weights of linear modules beside one another, [in, out], and their biases.
 
     One row times a matrix in this layout is up to twice as fast as in that of ``nn.Linear``, [out, in].
     """
-    plain: list[Any] = [module.linear if isinstance(module, LoraLinear) else module for module in modules]
+    plain = [_plain(module) for module in modules]
     biases = None if plain[0].bias is None else torch.cat([linear.bias for linear in plain])
     if any(isinstance(module, LoraLinear) for module in modules):
         return torch.cat([_merged(module) for module in modules]).t().contiguous(), biases

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nextmem_agents import LatentCodec
 from nextmem_agents.codec.backbone import Backbone, shared_view
 from nextmem_agents.codec.cache import StaticCache
-from nextmem_agents.codec.fused import FusedLayers, _add_linear, _linear
+from nextmem_agents.codec.fused import FusedLayers
 from nextmem_agents.codec.lora import LoraAdapter
 from tests.codec import tiny
 
@@ -112,7 +112,7 @@ def test_fused_matrices_cost_no_second_copy_of_the_weights() -> None:
     assert backbone.fused
     projection = model.model.layers[0].self_attn.k_proj.weight
     matrix = FusedLayers(model).layers[0].qkv
-    assert projection.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
+    assert projection.untyped_storage().data_ptr() == matrix.weight.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,3 @@ def test_a_codec_that_is_moved_stays_fused(whole: LatentCodec) -> None:
     before = codec.encode(tiny.TEXTS).values
     assert codec.to("cpu").decoder.fused
     assert torch.equal(codec.encode(tiny.TEXTS).values, before)
-
-
-@pytest.mark.parametrize("rows", [1, 8, 24, 128, 129])
-def test_a_product_is_the_same_whichever_way_it_is_made(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    x, y, weight = torch.randn(rows, 1, 1024), torch.randn(rows, 1, 512), torch.randn(512, 1024)
-    bias = torch.randn(1024)
-    product = _linear(y, weight)
-    assert product.is_contiguous()
-    assert relative(product, y @ weight) < TOLERANCE
-    assert relative(_add_linear(x, y, weight), x + y @ weight) < TOLERANCE
-    assert relative(_add_linear(x, y, weight, bias), x + y @ weight + bias) < TOLERANCE
-    assert _add_linear(x, y, weight).is_contiguous()
