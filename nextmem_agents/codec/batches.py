@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+S = TypeVar("S")
 T = TypeVar("T")
 BATCH = 64
 LEAST_EACH = 12
@@ -61,6 +62,23 @@ def in_batches(
         for rows, found in zip(batches, each(work, batches), strict=True):
             results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]
+
+
+def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
+    """``work`` on each part, on a thread of its own where this one has several, in order.
+
+    The threads have this one's gradient and inference mode.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) == 1 or hasattr(_thread, "alone"):
+        return [work(part) for part in parts]
+    gradient, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def as_here(part: S) -> T:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
+            return work(part)
+
+    return list(_pool(threads).map(as_here, parts))
 
 
 _thread = threading.local()  # "alone" is set in a pool's threads: work within work waits for no other thread

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextmem_agents import LatentCodec
-from nextmem_agents.codec.batches import LEAST_EACH, by_length, in_batches
+from nextmem_agents.codec.batches import LEAST_EACH, at_once, by_length, in_batches
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,19 @@ def test_a_text_has_the_same_latents_alone_and_among_many(codec: LatentCodec) ->
         alone = codec.encode([texts[i]]).values[0]
         there = together.values[i, : len(alone)]
         assert float((alone - there).norm() / alone.norm()) < 1e-4
+
+
+def test_parts_run_at_once_in_the_mode_of_the_thread_that_asks() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def work(part: int) -> tuple[int, bool, bool, int]:
+        both.wait()
+        return part, torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_num_threads()
+
+    with torch.inference_mode():
+        here = torch.is_grad_enabled()
+        assert at_once(work, [0, 1]) == [(0, True, here, 1), (1, True, here, 1)]
+    with torch.no_grad():
+        assert at_once(work, [0, 1]) == [(0, False, False, 1), (1, False, False, 1)]
+    assert at_once(work, [0, 1]) == [(0, False, True, 1), (1, False, True, 1)]
+    assert at_once(lambda part: at_once(lambda inner: part + inner, [1, 2]), [10, 20]) == [[11, 12], [21, 22]]
