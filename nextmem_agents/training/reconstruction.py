@@ -1,8 +1,9 @@
 """The reconstruction loss of a codec trained from scratch, with the gradient of all latents in one pass.
 
 The latents are autoregressive: each is fed back as the next input embedding. The fed-back value is detached
-(letting gradient through it changed nothing in our measurements), so one incremental pass without gradient
-computes the values, and one parallel pass over all steps then gives the same values with their gradient.
+(letting gradient through it changed nothing in our measurements). So the text is read once, with gradient; single
+steps without gradient over its keys and values compute the latents; and one parallel pass over all steps then gives the
+same values with their gradient.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from transformers import DynamicCache
 from nextmem_agents.quantization.fake_quantization import round_trip
 from nextmem_agents.training.frames import FrameBatch
 
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+KeyValues = list[tuple[Tensor, Tensor]]
+"""Of each layer, [B, heads, T, width]."""
 
 
 class FrameCodec(nn.Module):
@@ -40,21 +42,42 @@ class FrameCodec(nn.Module):
         self.register_buffer("mean_square", torch.ones(backbone.config.hidden_size))
         # High-water mark of the mean accuracy: corrupted inputs lower it, and must not switch themselves off.
         self.register_buffer("accuracy", torch.zeros(()))
-        self.forward_hidden: Forward = self._hidden
+        self._hidden: Callable[..., Tensor] = self._run
+        self._text_key_values: Callable[..., KeyValues] = self._fill
 
-    def _hidden(self, embeddings: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def _run(
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, before: KeyValues | None = None
+    ) -> Tensor:
+        """Final-normed hidden states [B, S, D], behind keys and values if there are any."""
+        return self._forward(embeddings, mask, positions, self._cache(before or []))
+
+    def _fill(self, embeddings: Tensor, mask: Tensor, positions: Tensor) -> KeyValues:
+        """Keys and values alone: compiled, the rest of the last layer is not computed."""
+        cache = self._cache([])
+        self._forward(embeddings, mask, positions, cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _cache(self, held: KeyValues) -> DynamicCache:
+        cache = DynamicCache(config=self.backbone.config)
+        for i, (keys, values) in enumerate(held):
+            cache.update(keys, values, i)
+        return cache
+
+    def _forward(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         # A dict of ready masks passes through transformers unchanged.
         out: Tensor = self.backbone.model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
             position_ids=positions,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         return out
 
     def compile_forward(self) -> None:
-        """Compile the one forward that both roles share; every frame batch has the same shape."""
-        self.forward_hidden = torch.compile(self._hidden, dynamic=False)
+        """Compile all but the single steps; every frame batch has the same shape."""
+        self._hidden = torch.compile(self._run, dynamic=False)
+        self._text_key_values = torch.compile(self._fill, dynamic=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Input embeddings of token ids, [..., D]."""
@@ -68,41 +91,34 @@ class FrameCodec(nn.Module):
         return torch.where(batch.starts[..., None], sod, fed)
 
     @torch.no_grad()
-    def incremental_latents(self, batch: FrameBatch) -> Tensor:
-        """Latent values [B, L, D] by one prefill and L single steps with a key/value cache."""
+    def incremental_latents(self, batch: FrameBatch, text: KeyValues) -> Tensor:
+        """Latent values [B, L, D] by L single steps over the text's keys and values."""
         slots = batch.tokens.shape[1]
-        cache = DynamicCache(config=self.backbone.config)
+        cache = self._cache(text)
         sod = self.embed(torch.tensor(self.start_of_decode, device=batch.tokens.device))
-
-        def advance(embeddings: Tensor, begin: int, end: int) -> Tensor:
-            out: Tensor = self.backbone.model(
-                inputs_embeds=embeddings,
-                attention_mask={"full_attention": batch.encoder_mask[:, :, begin:end, :end]},
-                position_ids=batch.encoder_positions[:, begin:end],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            return out
-
-        advance(self.embed(batch.tokens), 0, slots)
         latents: list[Tensor] = []
         for j in range(batch.starts.shape[1]):
             fed = latents[-1] * self.latent_scale if latents else sod.expand(len(batch.tokens), 1, -1)
             fed = torch.where(batch.starts[:, j, None, None], sod, fed)
-            latents.append(advance(fed, slots + j, slots + j + 1).float())
+            begin, end = slots + j, slots + j + 1
+            mask, positions = batch.encoder_mask[:, :, begin:end, :end], batch.encoder_positions[:, begin:end]
+            latents.append(self._forward(fed, mask, positions, cache).float())
         return torch.cat(latents, 1)
 
     def latents(self, batch: FrameBatch) -> Tensor:
         """Latents [B, L, D] with gradient, equal to the incremental ones."""
-        values = self.incremental_latents(batch)
-        embeddings = torch.cat([self.embed(batch.tokens), self.step_inputs(batch, values)], 1)
-        hidden = self.forward_hidden(embeddings, batch.encoder_mask, batch.encoder_positions)
-        return hidden[:, batch.tokens.shape[1] :].float()
+        slots = batch.tokens.shape[1]
+        mask, positions = batch.encoder_mask, batch.encoder_positions
+        text = self._text_key_values(
+            self.embed(batch.tokens), mask[:, :, :slots, :slots], positions[:, :slots]
+        )
+        fed = self.step_inputs(batch, self.incremental_latents(batch, text))
+        return self._hidden(fed, mask[:, :, slots:], positions[:, slots:], text).float()
 
     def logits(self, batch: FrameBatch, latents: Tensor, inputs: Tensor) -> Tensor:
         """Decoder logits [B, T, V] for ``latents`` and the (perhaps corrupted) ``inputs`` [B, T]."""
         embeddings = torch.cat([latents * self.latent_scale, self.embed(inputs)], 1)
-        hidden = self.forward_hidden(embeddings, batch.decoder_mask, batch.decoder_positions)
+        hidden = self._hidden(embeddings, batch.decoder_mask, batch.decoder_positions)
         return F.linear(hidden[:, latents.shape[1] :], self.backbone.lm_head.weight)
 
     def disturb(
