@@ -84,8 +84,18 @@ def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
 _thread = threading.local()  # "alone" is set in a pool's threads: work within work waits for no other thread
 _making = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pools.clear)
+
+
+def _forget() -> None:
+    global _making
+    _making = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(
+    os, "register_at_fork"
+):  # a child has none of its parent's threads, and a lock that one held stays locked
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
