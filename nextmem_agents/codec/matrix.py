@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import Tensor
 
+# The two operators are torch's own for torch.compile, without a public name; where they are missing, nothing is packed.
+_PACKS = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 _FEW_ROWS = range(2, 257)
 _LARGE = 2**19  # values; smaller matrices gain nothing
 
@@ -30,10 +39,10 @@ class Matrix:
     def packs(weight: Tensor) -> bool:
         """Whether a second copy would speed up anything."""
         return (
-            weight.device.type == "cpu"
+            _PACKS
+            and weight.device.type == "cpu"
             and weight.dtype == torch.float32
             and weight.numel() >= _LARGE
-            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         )
 
     def times(self, x: Tensor) -> Tensor:
