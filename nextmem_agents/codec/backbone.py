@@ -198,6 +198,12 @@ class Backbone:
         logits: Tensor = self._model.get_output_embeddings()(hidden)
         return logits.to(self.device, torch.float32)
 
+    def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """One logit [N] each of hidden states [N, D]: that of its token, int64 [N]. Carries gradients."""
+        head = self._model.get_output_embeddings()
+        found: Tensor = (hidden * head.weight[tokens]).sum(-1)
+        return found if head.bias is None else found + head.bias[tokens]
+
 
 def shared_view(model: nn.Module) -> Any:
     """A second module tree over the very tensors of the first: what is attached to one is not seen by the

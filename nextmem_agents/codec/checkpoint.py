@@ -140,14 +140,18 @@ def read(folder: Path, allow_download: bool = False) -> tuple[CodecConfig, Parts
 
 
 def at_density(
-    config: CodecConfig, parts: Parts, tokens_per_latent: int | None, levels: int | None
+    config: CodecConfig,
+    parts: Parts,
+    tokens_per_latent: int | None,
+    levels: int | None,
+    refinement_steps: int | None,
 ) -> CodecConfig:
     """A codec's configuration at another density (see :meth:`CodecConfig.at`), with the fingerprint of that.
 
     Raises:
-        InvalidArgument: a density or number of levels that the codec does not have.
+        InvalidArgument: a density or number of levels that the codec does not have, or fewer steps than 0.
     """
-    changed = config.at(tokens_per_latent, levels)
+    changed = config.at(tokens_per_latent, levels, refinement_steps)
     if changed is config:
         return config
     return dataclasses.replace(changed, fingerprint=digest(changed, parts))

@@ -43,6 +43,9 @@ class CodecConfig:
             ``"few_levels"``.
         kept_dimensions: (levels, n) pairs: at so many levels only a latent's first n dimensions are kept, and the
             others are 0; where no pair names the levels, all are.
+        refinement_steps: the most gradient steps that a text's latents take before they are stored, until the decoder
+            gives the text back (:mod:`nextmem_agents.codec.refinement`); 0: they are stored as the encoder makes
+            them.
         index_dimensions: width to which index vectors are projected (:mod:`nextmem_agents.codec.projection`);
             None: as wide as the latents, or as the index head makes them.
         densities: values of ``tokens_per_latent`` that the codec was trained at and may be loaded with; none:
@@ -80,6 +83,7 @@ class CodecConfig:
     quantization_levels: int | None = None
     quantization_table: tuple[float, ...] | None = None
     kept_dimensions: tuple[tuple[int, int], ...] = ()
+    refinement_steps: int = 0
     index_dimensions: int | None = None
     densities: tuple[int, ...] = ()
     answer_layout: Literal["released", "reader"] | None = None
@@ -109,6 +113,9 @@ class CodecConfig:
             raise InvalidArgument(
                 f"kept_dimensions are pairs of few levels and a width, not {self.kept_dimensions}"
             )
+        steps = self.refinement_steps
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+            raise InvalidArgument(f"refinement_steps is a whole number from 0, not {steps!r}")
         if self.index_dimensions is not None and self.index_dimensions < 1:
             raise InvalidArgument(f"index_dimensions is a width from 1, not {self.index_dimensions}")
         if self.answer_layout not in (None, "released", "reader"):
@@ -154,15 +161,22 @@ class CodecConfig:
             return self.fixed_latents
         return -(-n_tokens // self.tokens_per_latent)
 
-    def at(self, tokens_per_latent: int | None = None, levels: int | None = None) -> CodecConfig:
+    def at(
+        self,
+        tokens_per_latent: int | None = None,
+        levels: int | None = None,
+        refinement_steps: int | None = None,
+    ) -> CodecConfig:
         """The same codec at another density; None leaves a setting as it is. The fingerprint is not changed.
 
         Args:
             tokens_per_latent: one of ``densities``.
             levels: 2, 3, 4, 8 (few levels) or 16 (NF4, one scale per latent).
+            refinement_steps: from 0.
 
         Raises:
-            InvalidArgument: a density that the codec was not trained at, or levels that it cannot have.
+            InvalidArgument: a density that the codec was not trained at, levels that it cannot have, or fewer steps
+                than 0.
 
         Examples:
             >>> config = CodecConfig("x", 1, 0, quantization_table=(1.0,), densities=(8, 16))
@@ -173,6 +187,8 @@ class CodecConfig:
             nextmem_agents.errors.InvalidArgument: codec 'x' was trained for 8 or 16 tokens per latent, not 32
         """
         changed = self
+        if refinement_steps is not None and refinement_steps != self.refinement_steps:
+            changed = dataclasses.replace(changed, refinement_steps=refinement_steps)
         if tokens_per_latent is not None and tokens_per_latent != self.tokens_per_latent:
             if tokens_per_latent not in self.densities:
                 own = f"{self.fixed_latents} latents, whatever the text" if self.fixed_latents else (

@@ -197,16 +197,34 @@ def follows_batch(
     found = [False] * len(rows)
     for place, i in enumerate(order):
         of_row = torch.stack([state[place] for state in states[: len(rows[i])]])
-        leads = _leads(backbone.logits(of_row), ids[place, : len(rows[i])])
+        leads, _ = leads_and_rivals(backbone.logits(of_row), ids[place, : len(rows[i])])
         leads[list(repairs[i])] = margin
         found[i] = bool((leads >= margin).all())
     return found
 
 
-def _leads(logits: Tensor, true: Tensor) -> Tensor:
-    """The true token's logit minus the best other one, [T], of logits [T, V] and token ids [T]."""
+def leads_and_rivals(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """The true token's logit minus the best other one, and which that is, each [T]; of logits [T, V], token ids [T]."""
     true = true[:, None]
-    return logits.gather(-1, true)[:, 0] - logits.scatter(-1, true, float("-inf")).amax(-1)
+    others, rivals = logits.scatter(-1, true, float("-inf")).max(-1)
+    return logits.gather(-1, true)[:, 0] - others, rivals
+
+
+def forced_hidden(
+    backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]
+) -> Tensor:
+    """Hidden states [B, T, D] from which the decoder predicts each token of ``rows``, given the true prefix.
+
+    Carries the gradient of the latents ``values``, where gradients are enabled.
+    """
+    embeddings, mask, positions = prefix(backbone, config, values, lengths)
+    ids, ids_mask = pad_ids(rows, config.end_of_text, backbone.device)
+    after = positions[:, -1:] + 1 + torch.arange(ids.shape[1] - 1, device=backbone.device)[None]
+    return backbone.hidden(
+        torch.cat([embeddings, backbone.embed_generated(ids[:, :-1])], 1),
+        torch.cat([mask, ids_mask[:, :-1]], 1),
+        torch.cat([positions, after], 1),
+    )[:, values.shape[1] :]
 
 
 @torch.inference_mode()
@@ -219,18 +237,11 @@ def teacher_forced_batch(
         Per row, the argmax token ids, and the true token's lead: its logit minus the best other one
         (negative where the argmax is wrong).
     """
-    embeddings, mask, positions = prefix(backbone, config, values, lengths)
-    ids, ids_mask = pad_ids(rows, config.end_of_text, backbone.device)
-    after = positions[:, -1:] + 1 + torch.arange(ids.shape[1] - 1, device=backbone.device)[None]
-    hidden = backbone.hidden(
-        torch.cat([embeddings, backbone.embed_generated(ids[:, :-1])], 1),
-        torch.cat([mask, ids_mask[:, :-1]], 1),
-        torch.cat([positions, after], 1),
-    )[:, values.shape[1] :]
+    hidden = forced_hidden(backbone, config, values, lengths, rows)
     predicted, leads = [], []
     # Row by row: [B, T, V] logits of a large vocabulary would take gigabytes.
     for states, row in zip(hidden, rows, strict=True):
         logits = backbone.logits(states[: len(row)])
         predicted.append(logits.argmax(-1).tolist())
-        leads.append(_leads(logits, torch.as_tensor(row, device=backbone.device)).tolist())
+        leads.append(leads_and_rivals(logits, torch.as_tensor(row, device=backbone.device))[0].tolist())
     return predicted, leads

@@ -101,7 +101,7 @@ def _compress_rows(
 def _compress_batch(
     codec: LatentCodec, ids: list[list[int]], texts: list[bytes], keep_text: bool
 ) -> list[CompressedChunk]:
-    quantized = codec.quantize(codec.encode_ids(ids))
+    quantized = codec.quantize(codec.refine(codec.encode_ids(ids), ids))
     latents = codec.dequantize(quantized)
     vectors = codec.index_vectors(latents)
     _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)

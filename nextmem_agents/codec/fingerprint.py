@@ -2,7 +2,8 @@
 
 Parts that only say where something is (the codec's name, the backbone's folder) do not enter, so that a codec
 keeps its fingerprint when it is moved, or converted from the released folders. Nor do the densities that it may
-be loaded at (the one it is loaded at does), nor a span reader, on which nothing that is stored depends.
+be loaded at (the one it is loaded at does), nor how far latents are refined, which whoever reads them need not know,
+nor a span reader, on which nothing that is stored depends.
 
 Weights of up to 256 MB are hashed whole. Of larger ones every tensor's name, type and shape and 64 KB of its
 bytes, spread evenly, are: hashing 16 GB at every load would take longer than reading them, and two backbones
@@ -38,7 +39,7 @@ _ARCHITECTURE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings",
     "hidden_act",
 )  # fmt: skip
-_NAMES = ("name", "backbone", "fingerprint", "densities", "answers_unasked")
+_NAMES = ("name", "backbone", "fingerprint", "densities", "refinement_steps", "answers_unasked")
 
 
 def digest(config: CodecConfig, parts: Parts) -> str:

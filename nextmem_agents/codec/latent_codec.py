@@ -25,6 +25,7 @@ from nextmem_agents.codec.injection import (
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
 from nextmem_agents.codec.projection import project
+from nextmem_agents.codec.refinement import refine
 from nextmem_agents.codec.span_reader import mark_answer
 from nextmem_agents.errors import (
     CannotAnswer,
@@ -141,6 +142,39 @@ class LatentCodec(LoadedCodec):
             return [row[:n] for row, n in zip(values, lengths.tolist(), strict=True)]
 
         return in_batches([len(row) for row in ids], work, self.encoder.side_by_side)
+
+    def refine(self, latents: Latents, ids: Sequence[Sequence[int]]) -> Latents:
+        """Latents from which, once quantised, the decoder gives their text, or more of it than before.
+
+        Gradient steps on each text's own latents, as many as ``config.refinement_steps`` says and the text needs; none
+        for a text that comes back already. See :mod:`nextmem_agents.codec.refinement`.
+
+        Args:
+            latents: the encoder's.
+            ids: token ids of each row.
+
+        Raises:
+            CodecMismatch: the latents are another codec's.
+        """
+        self.check(latents)
+        if not self.config.refinement_steps or not ids:
+            return latents
+
+        def stored(values: Tensor, lengths: Tensor) -> Tensor:
+            return self.dequantize(self.quantize(Latents(values, lengths, self.fingerprint))).values
+
+        table = self.quantization_table
+        unit = None if table is None else F.pad(table, (0, self.dim - len(table))).to(latents.values.device)
+        lengths = latents.lengths.tolist()
+
+        def work(rows: list[int]) -> list[Tensor]:
+            values, chosen = latents.values[rows, : max(lengths[i] for i in rows)], [ids[i] for i in rows]
+            moved = refine(self.decoder, self.config, values, latents.lengths[rows], chosen, stored, unit)
+            return [row[: lengths[i]] for row, i in zip(moved, rows, strict=True)]
+
+        rows = in_batches([len(row) for row in ids], work, self.decoder.side_by_side)
+        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return Latents(values, latents.lengths, self.fingerprint)
 
     def decode(self, latents: Latents, max_new_tokens: int = 256) -> list[str]:
         """Greedy reconstruction, batched, without repair; bytes that are no UTF-8 come back as U+FFFD.

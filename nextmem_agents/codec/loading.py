@@ -69,6 +69,7 @@ class LoadedCodec:
         *,
         tokens_per_latent: int | None = None,
         levels: int | None = None,
+        refinement_steps: int | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str = torch.float32,
         device_map: str | dict[str, Any] | None = None,
@@ -85,6 +86,8 @@ class LoadedCodec:
                 ``nextmem.json``); a codec at another density is another codec, with a fingerprint of its own.
             levels: quantise latents to 2, 3, 4 or 8 levels (1.6, 2 or 3 bits), or to 16 (NF4); with a fingerprint
                 of its own, too.
+            refinement_steps: the most gradient steps that a text's latents take before they are stored, until the
+                decoder gives the text back; see :meth:`LatentCodec.refine`. None: as the codec was saved.
             device: where the model runs.
             dtype: the type of weights and activations; float32 on a CPU is what decodes the same everywhere.
             device_map: transformers' argument, in place of ``device``: spreads the backbone over devices.
@@ -95,12 +98,12 @@ class LoadedCodec:
         Raises:
             CheckpointError: no such codec, an incomplete or altered folder, another architecture, or a
                 backbone without adapters.
-            InvalidArgument: a density or number of levels that the codec does not have.
+            InvalidArgument: a density or number of levels that the codec does not have, or fewer steps than 0.
             MissingExtra: ``load_in_4bit`` or ``device_map`` without the packages they need.
         """
         folder = checkpoint.find(name_or_folder, allow_download)
         config, parts = checkpoint.read(folder, allow_download)
-        config = checkpoint.at_density(config, parts, tokens_per_latent, levels)
+        config = checkpoint.at_density(config, parts, tokens_per_latent, levels, refinement_steps)
         placement = Placement(device, dtype, device_map, attn_implementation, load_in_4bit)
         return cls(config, parts, placement, folder)
 

@@ -15,7 +15,7 @@ from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.errors import DataError, InvalidArgument
 from nextmem_agents.evaluation.metrics import rouge_l, token_f1
-from nextmem_agents.quantization import Payload
+from nextmem_agents.quantization import Payload, QuantizedLatents
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Reconstruction:
         text_bytes: mean UTF-8 bytes per text.
         characters_per_latent: how dense the code is, comparable between tokenizers.
         latent_bytes: mean bytes of the quantised latents per text, scales included.
-        quantised: from the latents as they are stored.
+        quantised: from the latents as they are stored; refined before that, if the codec does so.
         unquantised: from the latents as the encoder gives them.
         size: what a store keeps; None where noise was added, since what is kept has none.
     """
@@ -100,7 +100,8 @@ def measure(codec: LatentCodec, texts: Sequence[str], noise: float = 0.0, seed: 
         raise InvalidArgument(f"noise must be a number from 0, not {noise}")
     ids = codec.tokenizer.encode(texts)
     latents = codec.encode_ids(ids)
-    rows = codec.quantize(latents)
+    payloads = [chunks[0].payload for chunks in compress(codec, texts)]
+    rows = _stored(codec, latents, ids, payloads)
     n = len(texts)
     return Reconstruction(
         n=n,
@@ -110,8 +111,18 @@ def measure(codec: LatentCodec, texts: Sequence[str], noise: float = 0.0, seed: 
         latent_bytes=sum(row.n_bytes for row in rows) / n,
         quantised=_scores(codec, texts, ids, _disturbed(codec.dequantize(rows), noise, seed)),
         unquantised=_scores(codec, texts, ids, _disturbed(latents, noise, seed)),
-        size=None if noise else _size([chunks[0].payload for chunks in compress(codec, texts)]),
+        size=None if noise else _size(payloads),
     )
+
+
+def _stored(
+    codec: LatentCodec, latents: Latents, ids: Sequence[Sequence[int]], payloads: Sequence[Payload]
+) -> list[QuantizedLatents]:
+    """The latents that are kept, and for a text that is kept literally those that would have been."""
+    literal = [i for i, payload in enumerate(payloads) if payload.latents is None]
+    chosen = Latents(latents.values[literal], latents.lengths[literal], latents.fingerprint)
+    others = iter(codec.quantize(codec.refine(chosen, [ids[i] for i in literal])) if literal else ())
+    return [next(others) if payload.latents is None else payload.latents for payload in payloads]
 
 
 def _scores(
