@@ -1,11 +1,12 @@
 """How much of a text comes back from how many bytes: the codec at several densities and bit widths.
 
-    python benchmarks/rate_distortion.py --texts ../shared/data/eval/squad_dev.json.xz 8=mini 16=FOLDER 8=mini-dense:2
+    python benchmarks/rate_distortion.py --texts ../shared/data/eval/squad_dev.json.xz 8=mini 8=mini-dense:2:100
 
 Each point is TOKENS_PER_LATENT=CODEC, measured at 4, 8 and 16 levels (2, 3 and 4 bits; 16 is NF4), or
-TOKENS_PER_LATENT=CODEC:LEVELS for that number of levels alone. CODEC is a shipped codec's name or a checkpoint folder;
-the density is its own, or another that it was trained at. All are measured on the same texts of 128 tokens, greedy and
-free-running, without repair. Writes benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
+TOKENS_PER_LATENT=CODEC:LEVELS for that number of levels alone, or TOKENS_PER_LATENT=CODEC:LEVELS:STEPS with so many
+steps of refinement (0 unless said). CODEC is a shipped codec's name or a checkpoint folder; the density is its own, or
+another that it was trained at. All are measured on the same texts of 128 tokens, greedy and free-running, without
+repair. Writes benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
 
 The codec of 16 tokens a latent is not shipped: `nextmem train --config nextmem_agents/training/mini-16.json --data DATA
 --output runs/r16 --export runs/r16-codec` makes one (the measured run was planned longer, and its rates fell faster).
@@ -53,31 +54,39 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A codec, by name or folder, at one density and number of levels."""
+    """A codec, by name or folder, at one density, number of levels and of refinement steps."""
 
     tokens_per_latent: int
     codec: str
     levels: int
+    steps: int = 0
 
     @property
     def line(self) -> str:
         """What the points of one codec at one density share."""
-        return f"{self.tokens_per_latent} tokens a latent, {Path(self.codec).name}"
+        refined = ", refined" if self.steps else ""
+        return f"{self.tokens_per_latent} tokens a latent, {Path(self.codec).name}{refined}"
+
+    @property
+    def argument(self) -> str:
+        """What asks for this point."""
+        steps = f":{self.steps}" if self.steps else ""
+        return f"{self.tokens_per_latent}={self.codec}:{self.levels}{steps}"
 
 
 def points(argument: str) -> list[Point]:
     """The points that an argument stands for.
 
-    >>> points("8=mini-dense:2")
-    [Point(tokens_per_latent=8, codec='mini-dense', levels=2)]
+    >>> points("8=mini-dense:2:100")
+    [Point(tokens_per_latent=8, codec='mini-dense', levels=2, steps=100)]
     """
-    found = re.fullmatch(r"(\d+)=(.+?)(?::(\d+))?", argument)
+    found = re.fullmatch(r"(\d+)=(.+?)(?::(\d+)(?::(\d+))?)?", argument)
     if found is None:
         raise argparse.ArgumentTypeError(
-            f"{argument!r} is not TOKENS_PER_LATENT=CODEC or TOKENS_PER_LATENT=CODEC:LEVELS, such as 8=mini"
+            f"{argument!r} is not TOKENS_PER_LATENT=CODEC[:LEVELS[:STEPS]], such as 8=mini or 8=mini-dense:2:100"
         )
-    density, codec, levels = found.groups()
-    return [Point(int(density), codec, n) for n in ((int(levels),) if levels else LEVELS)]
+    density, codec, levels, steps = found.groups()
+    return [Point(int(density), codec, n, int(steps or 0)) for n in ((int(levels),) if levels else LEVELS)]
 
 
 def load(point: Point) -> LatentCodec:
@@ -88,7 +97,11 @@ def load(point: Point) -> LatentCodec:
         InvalidArgument: a density that it was not trained at, levels that it cannot have, or chunks that are too short.
     """
     codec = LatentCodec.load(
-        point.codec, tokens_per_latent=point.tokens_per_latent, levels=point.levels, device="cpu"
+        point.codec,
+        tokens_per_latent=point.tokens_per_latent,
+        levels=point.levels,
+        refinement_steps=point.steps,
+        device="cpu",
     )
     if codec.max_tokens < LENGTH:
         raise InvalidArgument(
@@ -144,9 +157,10 @@ def bits(levels: int) -> str:
 def plot(measured: Sequence[tuple[Point, dict[str, Any]]], path: Path, title: str) -> Path:
     """Payload bytes per byte of text against F1: a line for each codec and density, a marker for each bit width."""
     figure, axes = new_figure("payload bytes per byte of text", "word F1, free-running, without repair")
-    lines: dict[tuple[int, str], list[tuple[Point, dict[str, Any]]]] = {}
+    lines: dict[tuple[int, str, bool], list[tuple[Point, dict[str, Any]]]] = {}
     for point, cells in measured:
-        lines.setdefault((point.tokens_per_latent, point.codec), []).append((point, cells))
+        of_line = point.tokens_per_latent, point.codec, point.steps > 0
+        lines.setdefault(of_line, []).append((point, cells))
     drawn = []
     for number, (_, group) in enumerate(sorted(lines.items())):
         group.sort(key=lambda each: each[0].levels)
@@ -173,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("points", type=points, nargs="+", metavar="TOKENS=CODEC[:LEVELS]")
+    parser.add_argument("points", type=points, nargs="+", metavar="TOKENS=CODEC[:LEVELS[:STEPS]]")
     parser.add_argument("--texts", type=Path, required=True, help="a file that no codec was trained on")
     parser.add_argument("--limit", type=int, default=48, help="texts")
     parser.add_argument("--output", type=Path, help="write the table and the plot into this folder instead")
@@ -194,19 +208,22 @@ def main() -> None:
     measured: list[tuple[Point, dict[str, Any]]] = []
     rows: list[list[object]] = []
     for point, codec in zip(wanted, codecs, strict=True):
-        row = Row(domain.name, LENGTH, point.tokens_per_latent, point.levels, 0.0, measure(codec, texts))
-        cells = row.cells()
+        found = measure(codec, texts)
+        cells = Row(
+            domain.name, LENGTH, point.tokens_per_latent, point.levels, point.steps, 0.0, found
+        ).cells()
         measured.append((point, cells))
         figures = [f"{cells[name]:.{digits}f}" for name, digits in COLUMNS.values()]
         trained = trained_tokens(codec.folder) or "–"
-        rows.append([point.tokens_per_latent, point.codec, trained, bits(point.levels), *figures])
-        print(f"{point.line}, {point.levels} levels: F1 {cells['f1']:.3f}", file=sys.stderr, flush=True)
+        named = [point.tokens_per_latent, point.codec, trained, bits(point.levels), point.steps]
+        rows.append([*named, *figures])
+        print(f"{point.argument}: F1 {cells['f1']:.3f}", file=sys.stderr, flush=True)
 
     folder: Path = chosen.output or Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
     what = f"{len(texts)} texts of {LENGTH} tokens, {chosen.texts.name}"
     drawn = plot(measured, folder / PLOT.name if chosen.output else PLOT, what)
-    asked = " ".join(f"{point.tokens_per_latent}={point.codec}:{point.levels}" for point in wanted)
+    asked = " ".join(point.argument for point in wanted)
     write_table(
         str(folder / Path(__file__).name),
         "Rate and distortion",
@@ -215,7 +232,7 @@ def main() -> None:
         "repair, and the whole payload with its header, from which the text comes back exactly. A text whose "
         "repair would cost as much as it does is kept literally, without latents or repair. "
         f"Points: `{asked}` ([plot]({_link(drawn, folder)})).",
-        ["tokens per latent", "codec", "tokens trained on", "bits", *COLUMNS],
+        ["tokens per latent", "codec", "tokens trained on", "bits", "refinement steps", *COLUMNS],
         rows,
     )
 

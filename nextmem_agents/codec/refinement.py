@@ -23,7 +23,7 @@ WANTED = 1.0
 """The lead, in logits, up to which a true token is pushed."""
 ENOUGH = 2 * MARGIN
 """The lead of its weakest token at which a text is done: no repair is kept above half of it."""
-STEP = 0.1
+STEP = 0.03
 """Adam's step size, in units of each dimension's RMS; it falls to a tenth of it."""
 _TOKENS = 1024  # of texts refined together
 

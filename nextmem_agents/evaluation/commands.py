@@ -32,6 +32,12 @@ def reconstruction(
     levels: Annotated[
         str | None, typer.Option(help="Levels to sweep, of 2,3,4,8,16; by default the codec's own.")
     ] = None,
+    refinement_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Gradient steps on latents before they are stored; by default the codec's own."
+        ),
+    ] = None,
     noise: Annotated[str, typer.Option(help="σ of noise on the latents, in units of their RMS.")] = "0",
     special: Annotated[
         bool, typer.Option("--special", help="Also names, numbers, dates, addresses, ids, code, languages.")
@@ -68,7 +74,13 @@ def reconstruction(
     )
 
     def load(ratio: int | None = None, n_levels: int | None = None) -> LatentCodec:
-        return LatentCodec.load(codec, tokens_per_latent=ratio, levels=n_levels, device=device)
+        return LatentCodec.load(
+            codec,
+            tokens_per_latent=ratio,
+            levels=n_levels,
+            refinement_steps=refinement_steps,
+            device=device,
+        )
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("Reconstructing", total=plan.n_rows)

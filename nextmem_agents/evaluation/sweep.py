@@ -23,6 +23,7 @@ class Row:
         length: their tokens, or ``"whole"``.
         tokens_per_latent: None for a codec of a fixed number of latents.
         levels: values a quantised number can take; 16 is NF4.
+        refinement_steps: the most gradient steps that latents took before they were stored.
         noise: σ in units of the latents' RMS.
         measured: the figures.
     """
@@ -31,6 +32,7 @@ class Row:
     length: int | str
     tokens_per_latent: int | None
     levels: int
+    refinement_steps: int
     noise: float
     measured: Reconstruction
 
@@ -43,6 +45,7 @@ class Row:
             "length": self.length,
             "tokens_per_latent": self.tokens_per_latent,
             "levels": self.levels,
+            "refinement_steps": self.refinement_steps,
             "noise": self.noise,
             "n": m.n,
             "tokens": m.tokens,
@@ -123,7 +126,15 @@ def sweep(
                 texts = domain.of(codec, length, plan.limit)
                 for noise in plan.noise:
                     if texts:
-                        ratio, levels = codec.config.tokens_per_latent, codec.config.levels
-                        yield Row(domain.name, length, ratio, levels, noise, measure(codec, texts, noise))
+                        of = codec.config
+                        yield Row(
+                            domain.name,
+                            length,
+                            of.tokens_per_latent,
+                            of.levels,
+                            of.refinement_steps,
+                            noise,
+                            measure(codec, texts, noise),
+                        )
                     if done is not None:
                         done(1)

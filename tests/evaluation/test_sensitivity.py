@@ -76,7 +76,7 @@ def rows() -> list[Row]:
         scores = Scores(f1, f1, f1, f1)
         size = 256 * levels.bit_length() / ratio
         return Row(
-            "d", length, ratio, levels, noise, Reconstruction(4, 60, 250, 31, size, scores, scores, None)
+            "d", length, ratio, levels, 0, noise, Reconstruction(4, 60, 250, 31, size, scores, scores, None)
         )
 
     return [
