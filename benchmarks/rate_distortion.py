@@ -7,9 +7,6 @@ TOKENS_PER_LATENT=CODEC:LEVELS for that number of levels alone, or TOKENS_PER_LA
 steps of refinement (0 unless said). CODEC is a shipped codec's name or a checkpoint folder; the density is its own, or
 another that it was trained at. All are measured on the same texts of 128 tokens, greedy and free-running, without
 repair. Writes benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
-
-The codec of 16 tokens a latent is not shipped: `nextmem train --config nextmem_agents/training/mini-16.json --data DATA
---output runs/r16 --export runs/r16-codec` makes one (the measured run was planned longer, and its rates fell faster).
 """
 
 from __future__ import annotations

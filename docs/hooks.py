@@ -22,6 +22,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "nextmem_agents/checkpoints/mini/README.md": "cards/mini.md",
     "nextmem_agents/checkpoints/mini-dense/README.md": "cards/mini-dense.md",
+    "nextmem_agents/checkpoints/mini-16/README.md": "cards/mini-16.md",
 }
 SECTIONS = {"figures": "results.md", "when-not-to-use-it": "when-not-to-use.md"}
 """Sections of the README that other pages than the first hold."""

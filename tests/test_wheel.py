@@ -45,13 +45,13 @@ def test_the_wheel_holds_the_packages_the_codecs_and_nothing_else(wheel: Path) -
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
-    for codec in ("mini", "mini-dense"):
+    for codec in ("mini", "mini-dense", "mini-16"):
         for file in ("nextmem.json", "model.safetensors", "tokenizer.json", "config.json", "README.md"):
             assert f"nextmem_agents/checkpoints/{codec}/{file}" in names
     assert not [
         name for name in names if re.search(r"(^|/)(tests?|benchmarks|examples|docs|__pycache__)/", name)
     ]
-    assert wheel.stat().st_size < 30_000_000
+    assert wheel.stat().st_size < 40_000_000
 
 
 def test_the_version_comes_from_one_place(wheel: Path) -> None:
