@@ -24,7 +24,10 @@ WANTED = 1.0
 ENOUGH = 2 * MARGIN
 """The lead of its weakest token at which a text is done: no repair is kept above half of it."""
 STEP = 0.03
-"""Adam's step size, in units of each dimension's RMS; it falls to a tenth of it."""
+"""Adam's step size, in units of each dimension's RMS; it falls to a tenth of it.
+
+On six SQuAD texts, at 1, 2 and 4 bits, all of .02 to .1 gave nearly the same texts back, and .03 about the soonest.
+"""
 _TOKENS = 1024  # of texts refined together
 
 
