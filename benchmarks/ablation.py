@@ -142,10 +142,9 @@ def main() -> None:
         if trained:
             run_state.load(run, module)
         f1, exact = reconstructed(module, run, STAGE_1.max_tokens, module.config.max_latents)
-        accuracy = (
-            json.loads((run / LOG_FILE).read_text().splitlines()[-1])["accuracy"] if trained else float("nan")
-        )
-        rows.append((title, f"{f1:.3f}", f"{exact:.3f}", f"{accuracy:.3f}"))
+        last_step = json.loads((run / LOG_FILE).read_text().splitlines()[-1])
+        accuracy = f"{last_step['accuracy']:.3f}" if trained else "–"
+        rows.append((title, f"{f1:.3f}", f"{exact:.3f}", accuracy))
 
     codec_folder = once(
         runs / "codec",
