@@ -83,7 +83,7 @@ def test_reconstruction_prints_a_table_or_json(works: Run, tmp_path: Path) -> No
         "The harbour froze in 1911.\n\n" + "A long winter followed the war. " * 12
     )
     table = works("evaluate", "reconstruction", "t.txt", "--codec", CODEC, "--limit", 2).out
-    assert table.startswith("| domain | length | tokens per latent | levels | noise | n |")
+    assert table.startswith("| domain | length | tokens per latent | levels | refinement steps | noise | n |")
     rows = json.loads(works("evaluate", "reconstruction", "t.txt", "--codec", CODEC, "--json").out)
     assert {row["length"] for row in rows} == {16, 32, 64, "whole"}
     assert all(0 <= row["f1"] <= 1 and row["literal"] == 0 for row in rows)
