@@ -25,7 +25,7 @@ from nextmem_agents.codec.injection import (
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
 from nextmem_agents.codec.projection import project
-from nextmem_agents.codec.refinement import refine
+from nextmem_agents.codec.refinement import Refinement
 from nextmem_agents.codec.span_reader import mark_answer
 from nextmem_agents.errors import (
     CannotAnswer,
@@ -165,11 +165,12 @@ class LatentCodec(LoadedCodec):
 
         table = self.quantization_table
         unit = None if table is None else F.pad(table, (0, self.dim - len(table))).to(latents.values.device)
+        refinement = Refinement(self.decoder, self.config, stored, unit)
         lengths = latents.lengths.tolist()
 
         def work(rows: list[int]) -> list[Tensor]:
             values, chosen = latents.values[rows, : max(lengths[i] for i in rows)], [ids[i] for i in rows]
-            moved = refine(self.decoder, self.config, values, latents.lengths[rows], chosen, stored, unit)
+            moved = refinement.of(values, latents.lengths[rows], chosen)
             return [row[: lengths[i]] for row, i in zip(moved, rows, strict=True)]
 
         rows = in_batches([len(row) for row in ids], work, self.decoder.side_by_side)

@@ -45,19 +45,19 @@ class Matrix:
             and weight.numel() >= _LARGE
         )
 
-    def _packs(self, x: Tensor) -> bool:
+    def _is_packed_for(self, x: Tensor) -> bool:
         # oneDNN's operator has no gradient.
         return self._packed is not None and x[..., 0].numel() in _FEW_ROWS and not x.requires_grad
 
     def times(self, x: Tensor) -> Tensor:
         """X W, for x [..., E]."""
-        if self._packs(x):
+        if self._is_packed_for(x):
             product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
             return product
         return torch.matmul(x, self.weight)
 
     def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
         """X W + S, for x [B, S, E] and a summand [B, S, D]."""
-        if self._packs(x):
+        if self._is_packed_for(x):
             return self.times(x).add_(summand)
         return torch.addmm(summand.flatten(0, 1), x.flatten(0, 1), self.weight).view(summand.shape)
