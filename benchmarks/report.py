@@ -31,18 +31,28 @@ class Source:
 
 def source(script: str) -> Source:
     """The source of what ``script`` measures now."""
-    git = shutil.which("git")
-    commit = "?"
-    if git:
-        arguments = [git, "describe", "--always", "--dirty", "--abbrev=7"]
-        commit = subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.strip() or "?"
     return Source(
         f"{_processor()}, {os.cpu_count()} cores",
         f"torch {torch.__version__} with {torch.get_num_threads()} thread(s)",
-        commit,
+        _commit(),
         f"{datetime.now(timezone.utc):%Y-%m-%d}",
         f"python benchmarks/{Path(script).name}",
     )
+
+
+def _commit() -> str:
+    """The commit that is checked out, ``-dirty`` if code differs from it; other tables, just written, may."""
+    git = shutil.which("git")
+    if not git:
+        return "?"
+
+    def said(*arguments: str) -> str:
+        return subprocess.run([git, *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = said("rev-parse", "--short=7", "HEAD")
+    tables = (f":(top,exclude){found}" for found in ("*.md", "benchmarks/*.json", "docs/images"))
+    changed = said("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *tables)
+    return f"{commit or '?'}{'-dirty' if changed else ''}"
 
 
 def _processor() -> str:
