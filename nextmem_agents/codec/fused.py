@@ -31,7 +31,7 @@ _MAX_MERGED_BYTES = 2**32
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
 _MAX_PACKED = 2**28  # values of the layers of which a second copy is kept for a few rows
 _PART = 512  # positions of a prefill computed together: their activations stay in the processor's cache
-_SHARED = 256  # positions of a prefill from which on threads have a part each
+_SHARED = 1024  # positions of a prefill from which on threads have a part each
 
 
 @dataclass(frozen=True, eq=False)
