@@ -80,7 +80,9 @@ class Refinement:
             best, missing = first.clone(), [len(row) + 1 for row in rows]
             active = list(range(len(rows)))
             for step in range(self.config.refinement_steps + 1):
-                now = first[active] + moved[active] * unit[active]
+                # What is stored is as wide as the longest row among those given to it.
+                width = int(lengths[active].max())
+                now = first[active, :width] + moved[active, :width] * unit[active, :width]
                 kept = self.stored(now.detach(), lengths[active]).clone()
                 chosen = [rows[i] for i in active]
                 hidden = forced_hidden(
@@ -95,7 +97,8 @@ class Refinement:
                         leads, rivals = leads_and_rivals(self.backbone.logits(states.detach()), true)
                     lost = int((leads < MARGIN).sum())
                     if lost < missing[i] or (lost == missing[i] == 0):
-                        missing[i], best[i] = lost, now[place].detach()
+                        missing[i] = lost
+                        best[i, :width] = now[place].detach()
                     if float(leads.min()) < ENOUGH:
                         going.append(i)
                         weak = leads < WANTED

@@ -53,6 +53,18 @@ def test_refined_latents_decode_to_texts_that_the_encoders_do_not(coarse: Latent
         assert not row[length:].any()
 
 
+def test_a_short_row_goes_on_when_the_longest_is_done(coarse: LatentCodec) -> None:
+    short, long = ids = coarse.tokenizer.encode(["Xyloq 7, zebu 93.", NOTES[0]])
+    done = coarse.refine(coarse.encode_ids([long]), [long]).values[0]
+    latents = coarse.encode_ids(ids)
+    latents.values[1] = done
+    assert lost(coarse, latents, ids)[0] > lost(coarse, latents, ids)[1] == 0
+    refined = coarse.refine(latents, ids)
+    assert lost(coarse, refined, ids) == [0, 0]
+    assert torch.equal(refined.values[1], done)
+    assert len(short) < len(long)
+
+
 def test_a_text_that_comes_back_already_is_left_as_it_is() -> None:
     codec = LatentCodec.load("mini", refinement_steps=5)
     ids = codec.tokenizer.encode(NOTES)
