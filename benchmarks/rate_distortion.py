@@ -5,8 +5,11 @@
 Each point is TOKENS_PER_LATENT=CODEC, measured at 4, 8 and 16 levels (2, 3 and 4 bits; 16 is NF4), or
 TOKENS_PER_LATENT=CODEC:LEVELS for that number of levels alone, or TOKENS_PER_LATENT=CODEC:LEVELS:STEPS with so many
 steps of refinement (0 unless said). CODEC is a shipped codec's name or a checkpoint folder; the density is its own, or
-another that it was trained at. All are measured on the same texts of 128 tokens, greedy and free-running, without
-repair. Writes benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
+another that it was trained at. Those of the table that are not shipped are made by `nextmem train --data TEXTS --config
+benchmarks/densities/NAME.json --output runs/training --export runs/NAME`.
+
+All are measured on the same texts of 128 tokens, greedy and free-running, without repair. Writes
+benchmarks/rate_distortion.md and .json, and docs/images/rate-distortion.png.
 """
 
 from __future__ import annotations
