@@ -10,7 +10,10 @@ import pytest
 
 from nextmem_agents import DataError
 from nextmem_agents.training import settings
+from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.language_model import LanguageModelConfig
+from nextmem_agents.training.matching import IndexHeadConfig
+from nextmem_agents.training.reader import ReaderConfig
 from nextmem_agents.training.stage_1 import Stage1Config
 from nextmem_agents.training.stage_2 import Stage2Config
 
@@ -24,6 +27,28 @@ def test_what_is_saved_is_what_is_loaded(kind: type, tmp_path: Path) -> None:
         settings.differences(changed, kind()) == ["steps", "learning_rate", "sources"]
         or kind is LanguageModelConfig
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (IndexHeadConfig, "nextmem_agents/training/mini-index-head.json"),
+        (ReaderConfig, "nextmem_agents/training/mini-reader.json"),
+        *(
+            (ScratchConfig, f"nextmem_agents/training/{name}.json")
+            for name in ("mini", "mini-16", "mini-dense")
+        ),
+        *(
+            (ScratchConfig, f"benchmarks/densities/{name}.json")
+            for name in ("mini-4", "mini-32", "mini-dense-16")
+        ),
+    ],
+)
+def test_recipes_of_this_repository_are_valid(kind: type, path: str) -> None:
+    recipe = Path(__file__).parents[2] / path
+    settings.load(kind, recipe)
+    name = json.loads(recipe.read_text()).get("name", "mini")
+    assert recipe.stem.startswith(name)
 
 
 def test_yaml_is_as_good_as_json(tmp_path: Path) -> None:
