@@ -156,7 +156,10 @@ class AnsweringCodec(LoadedCodec):
         """A stretch of a memory: of latents, as the decoder reads them, or, of several texts' in a row, the head."""
         if not isinstance(memory, Tensor):
             return list(memory[first:last])
-        if self.config.tokens_per_latent and len(memory) * self.config.tokens_per_latent <= self.config.max_tokens:
+        if (
+            self.config.tokens_per_latent
+            and len(memory) * self.config.tokens_per_latent <= self.config.max_tokens
+        ):
             lengths = torch.tensor([len(memory)], device=memory.device)
             [ids] = greedy_batch(self.decoder, self.config, memory[None], lengths, steps=[last])
             if len(ids) >= last:
