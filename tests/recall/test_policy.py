@@ -282,7 +282,7 @@ def test_latents_and_text_stand_in_a_readers_prompt_in_their_order(
         prompts.extend(given)
         return [[] for _ in given]
 
-    monkeypatch.setattr("nextmem_agents.codec.latent_codec.inject_batch", injected)
+    monkeypatch.setattr("nextmem_agents.codec.answering.inject_batch", injected)
     answer = ann.answer("Where is Lisbon?", mode="mixed", k=2)
     assert answer.plan is not None
     first, second = (each.memory for each in answer.plan.memories)
