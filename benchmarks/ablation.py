@@ -25,6 +25,7 @@ import torch
 from report import write_table
 
 from nextmem_agents import LatentCodec
+from nextmem_agents.codec.decoder import teacher_forced_batch
 from nextmem_agents.codec.encoder import pad_ids
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.evaluation.metrics import token_f1
@@ -82,21 +83,40 @@ STAGE_2 = Stage2Config(
 TEXTS = 1024
 
 
-def reconstructed(module: Substitution, run: Path, length: int, blocks: int) -> tuple[float, float, float]:
-    """Word F1, share of exact texts, and fidelity over held-out texts, each cut to ``length`` tokens."""
-    tokenizer = CodecTokenizer.load(run / CORPUS)
+def held_out(run: Path, tokenizer: CodecTokenizer, length: int) -> list[list[int]]:
+    """Held-out texts of a run, each cut to ``length`` tokens."""
     rows = tokenizer.encode(passages.held_out_texts(run / CORPUS))
     rows = [row[:length] for row in rows if len(row) >= length]
-    rows = rows[:: max(1, len(rows) // TEXTS)][:TEXTS]  # of all sources, which stand one after another
+    return rows[:: max(1, len(rows) // TEXTS)][:TEXTS]  # of all sources, which stand one after another
+
+
+def reconstructed(module: Substitution, run: Path, length: int, blocks: int) -> tuple[float, float, float]:
+    """Word F1, share of exact texts, and fidelity over held-out texts."""
+    tokenizer = CodecTokenizer.load(run / CORPUS)
+    rows = held_out(run, tokenizer, length)
     batches = [rows[i : i + 32] for i in range(0, len(rows), 32)]
     outputs = [row for batch in batches for row in module.repeat(batch, blocks)]
+    texts = [tokenizer.to_bytes(row).decode("utf-8", "replace") for row in outputs]
+    return figures(tokenizer, rows, texts, fidelities(module, batches, blocks))
 
-    def words(ids: list[int]) -> list[str]:
-        return tokenizer.to_bytes(ids).decode("utf-8", "replace").split()
 
-    scores = [token_f1(words(a), words(b)) for a, b in zip(outputs, rows, strict=True)]
-    exact = sum(a == b for a, b in zip(outputs, rows, strict=True))
-    return sum(scores) / len(rows), exact / len(rows), sum(fidelities(module, batches, blocks)) / len(rows)
+def reconstructed_by(codec: LatentCodec, run: Path, length: int) -> tuple[float, float, float]:
+    """The same of a codec, as its users run it."""
+    rows = held_out(run, codec.tokenizer, length)
+    latents = codec.encode_ids(rows)
+    _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, rows)
+    right = [sum(lead > 0 for lead in row) / len(row) for row in leads]
+    return figures(codec.tokenizer, rows, codec.decode(latents, max_new_tokens=length), right)
+
+
+def figures(
+    tokenizer: CodecTokenizer, rows: list[list[int]], texts: list[str], fidelity: list[float]
+) -> tuple[float, float, float]:
+    """Mean word F1, share of exact texts and mean fidelity, of ``rows`` and what was written in their place."""
+    true = [tokenizer.to_bytes(row).decode("utf-8", "replace") for row in rows]
+    scores = [token_f1(a.split(), b.split()) for a, b in zip(texts, true, strict=True)]
+    exact = sum(a == b for a, b in zip(texts, true, strict=True))
+    return sum(scores) / len(rows), exact / len(rows), sum(fidelity) / len(rows)
 
 
 @torch.inference_mode()
@@ -162,14 +182,16 @@ def main() -> None:
         module, _ = stage_2.build(config, backbone, stages[start])
         if trained:
             run_state.load(run, module)
-        figures = reconstructed(module, run, STAGE_1.max_tokens, module.config.max_latents)
-        rows.append((title, *(f"{figure:.3f}" for figure in figures)))
+        measured = reconstructed(module, run, STAGE_1.max_tokens, module.config.max_latents)
+        rows.append((title, *(f"{figure:.3f}" for figure in measured)))
 
     codec_folder = once(
         runs / "codec",
         lambda folder: export_codec(runs / "2", backbone, stages[True], folder, copy_backbone=True),
     )
     codec = LatentCodec.load(codec_folder)
+    measured = reconstructed_by(codec, runs / "2", STAGE_1.max_tokens)
+    rows.append(("full recipe, exported and reloaded", *(f"{figure:.3f}" for figure in measured)))
     note = (
         f"{sum(p.numel() for p in codec.decoder.model.parameters()):,} parameters, {STAGE_1.max_tokens} tokens in "
         f"{codec.config.max_latents} latents, {arguments.positions} positions; {arguments.language_model_steps} steps "
