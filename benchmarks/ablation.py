@@ -96,7 +96,7 @@ def reconstructed(module: Substitution, run: Path, length: int, blocks: int) -> 
     rows = held_out(run, tokenizer, length)
     batches = [rows[i : i + 32] for i in range(0, len(rows), 32)]
     outputs = [row for batch in batches for row in module.repeat(batch, blocks)]
-    texts = [tokenizer.to_bytes(row).decode("utf-8", "replace") for row in outputs]
+    texts = [tokenizer.to_text(row) for row in outputs]
     return figures(tokenizer, rows, texts, fidelities(module, batches, blocks))
 
 
@@ -113,7 +113,7 @@ def figures(
     tokenizer: CodecTokenizer, rows: list[list[int]], texts: list[str], fidelity: list[float]
 ) -> tuple[float, float, float]:
     """Mean word F1, share of exact texts and mean fidelity, of ``rows`` and what was written in their place."""
-    true = [tokenizer.to_bytes(row).decode("utf-8", "replace") for row in rows]
+    true = [tokenizer.to_text(row) for row in rows]
     scores = [token_f1(a.split(), b.split()) for a, b in zip(texts, true, strict=True)]
     exact = sum(a == b for a, b in zip(texts, true, strict=True))
     return sum(scores) / len(rows), exact / len(rows), sum(fidelity) / len(rows)

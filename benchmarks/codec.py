@@ -40,7 +40,7 @@ def texts(codec: LatentCodec, count: int, tokens: int = TOKENS) -> list[str]:
     ids = list(chain.from_iterable(codec.tokenizer.encode([t for t in synthetic_texts(4000, seed=5) if t])))
     found: list[str] = []
     for begin in range(0, len(ids), tokens):
-        text = codec.tokenizer.to_bytes(ids[begin : begin + tokens]).decode("utf-8", "replace")
+        text = codec.tokenizer.to_text(ids[begin : begin + tokens])
         if len(codec.tokenizer.encode([text])[0]) == tokens:
             found.append(text)
         if len(found) == count:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nextmem_agents.codec.batches import in_batches
-from nextmem_agents.codec.decoder import greedy_batch
+from nextmem_agents.codec.decoder import check_steps, greedy_batch
 from nextmem_agents.codec.injection import (
     LAYOUTS,
     READER,
@@ -21,22 +21,11 @@ from nextmem_agents.codec.injection import (
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
 from nextmem_agents.codec.span_reader import mark_answer
-from nextmem_agents.errors import CannotAnswer, CodecMismatch, InvalidArgument, TextTooLong
+from nextmem_agents.errors import CannotAnswer, InvalidArgument, TextTooLong
 
 
 class AnsweringCodec(LoadedCodec):
     """What a codec answers, and whether it can."""
-
-    def check(self, latents: Latents) -> None:
-        """Raise CodecMismatch unless the latents are this codec's."""
-        if latents.fingerprint != self.fingerprint:
-            raise CodecMismatch(
-                f"these latents were made by codec {latents.fingerprint[:12]}, not by {self.config.name!r} "
-                f"({self.fingerprint[:12]}); use the codec that made them"
-            )
-
-    def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.to_bytes(ids).decode("utf-8", "replace")
 
     def answer(self, latents: Latents, questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Answer each question from its row's latents alone.
@@ -76,7 +65,7 @@ class AnsweringCodec(LoadedCodec):
             answer_prompt(layout, self.tokenizer, self.config, question, row)
             for question, row in zip(questions, rows, strict=True)
         ]
-        return [layout.clean(self._text(ids)) for ids in self._continue(prompts, max_new_tokens)]
+        return [layout.clean(self.tokenizer.to_text(ids)) for ids in self._continue(prompts, max_new_tokens)]
 
     def _encode_questions(self, questions: Sequence[str], layout: AnswerLayout) -> list[list[int]]:
         asked = self.tokenizer.encode(questions)
@@ -150,7 +139,7 @@ class AnsweringCodec(LoadedCodec):
         else:
             prompts = [reader_prompt(self.config, row, ids) for row, ids in zip(memories, asked, strict=True)]
             found = self._continue(prompts, max_new_tokens)
-        return [layout.clean(self._text(row)) for row in found]
+        return [layout.clean(self.tokenizer.to_text(row)) for row in found]
 
     def _tokens(self, memory: Segment, first: int, last: int) -> list[int]:
         """A stretch of a memory: of latents, as the decoder reads them, or, of several texts' in a row, the head."""
@@ -167,9 +156,3 @@ class AnsweringCodec(LoadedCodec):
         assert self.index_head is not None  # noqa: S101 - a span reader reads through it
         named, _ = self.index_head.named_tokens(self.index_head.of_text(memory.float()))
         return [int(i) for i in named[first:last]]
-
-
-def check_steps(max_new_tokens: int) -> None:
-    """Raise InvalidArgument unless it is a number of tokens."""
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InvalidArgument(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}")

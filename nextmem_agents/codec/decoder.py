@@ -13,6 +13,7 @@ from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
 from nextmem_agents.codec.repair import forced_tokens
+from nextmem_agents.errors import InvalidArgument
 
 # Rows are taken out of a batch once this share or less is still running: each time costs a copy of the cache.
 _SHRINK = 0.75
@@ -74,6 +75,12 @@ def greedy_batch(
     return continue_greedily(
         backbone, last, positions[:, -1:], cache, steps=steps, ends=ends, repairs=repairs
     )
+
+
+def check_steps(max_new_tokens: int) -> None:
+    """Raise InvalidArgument unless it is a number of tokens."""
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InvalidArgument(f"max_new_tokens must be a whole number of at least 1, not {max_new_tokens!r}")
 
 
 def _prompts(

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextmem_agents.codec.answering import AnsweringCodec, check_steps
+from nextmem_agents.codec.answering import AnsweringCodec
 from nextmem_agents.codec.batches import in_batches
 from nextmem_agents.codec.chunking import chunk_text
-from nextmem_agents.codec.decoder import greedy_batch
+from nextmem_agents.codec.decoder import check_steps, greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.latents import Latents
@@ -179,7 +179,7 @@ class LatentCodec(AnsweringCodec):
             return greedy_batch(self.decoder, self.config, values, latents.lengths[rows], steps=steps)
 
         ids = in_batches(lengths, work, self.decoder.side_by_side)
-        return [self._text(row) for row in ids]
+        return [self.tokenizer.to_text(row) for row in ids]
 
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D] (paper, task 3)."""

@@ -12,11 +12,12 @@ import torch
 from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.official import read_official
 from nextmem_agents.codec.roles import Placement, load_roles
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.codec.worker import CodecWorker, current_caller
-from nextmem_agents.errors import CheckpointError, InvalidArgument
+from nextmem_agents.errors import CheckpointError, CodecMismatch, InvalidArgument
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,6 +157,14 @@ class LoadedCodec:
             CheckpointError: the folder exists and is not empty.
         """
         checkpoint.save(Path(folder), self.config, self.parts, copy_backbone=copy_backbone)
+
+    def check(self, latents: Latents) -> None:
+        """Raise CodecMismatch unless the latents are this codec's."""
+        if latents.fingerprint != self.fingerprint:
+            raise CodecMismatch(
+                f"these latents were made by codec {latents.fingerprint[:12]}, not by {self.config.name!r} "
+                f"({self.fingerprint[:12]}); use the codec that made them"
+            )
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model; returns the codec itself.

@@ -129,6 +129,10 @@ class CodecTokenizer:
         """
         return b"".join(self._bytes.get(index, b"") for index in ids)
 
+    def to_text(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for; bytes that are no UTF-8 come back as U+FFFD."""
+        return self.to_bytes(ids).decode("utf-8", "replace")
+
 
 def with_added_tokens(tokenizer_json: str, contents: Sequence[str]) -> str:
     """A ``tokenizer.json`` with plain tokens added after the last id, as transformers' ``add_tokens`` does; a

@@ -140,7 +140,7 @@ def _scores(
         return list(zip(greedy, right, strict=True))
 
     done = in_batches([len(row) for row in ids], work, codec.decoder.side_by_side)
-    outputs = [codec.tokenizer.to_bytes(row).decode("utf-8", "replace") for row, _ in done]
+    outputs = [codec.tokenizer.to_text(row) for row, _ in done]
     pairs = [(output.split(), text.split()) for output, text in zip(outputs, texts, strict=True)]
     n = len(texts)
     return Scores(
