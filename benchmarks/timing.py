@@ -6,6 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,12 @@ class Duration:
         return Duration(self.clock / count, self.processor / count)
 
 
-def medians(works: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[str, Duration]:
+def medians(works: Mapping[Key, Callable[[], object]], rounds: int = 3) -> dict[Key, Duration]:
     """Median seconds of each work over rounds; a round does every work once.
 
     One round before them is not counted: it fills caches and loads what is loaded once.
     """
-    times: dict[str, list[Duration]] = {name: [] for name in works}
+    times: dict[Key, list[Duration]] = {name: [] for name in works}
     for count in range(rounds + 1):
         for name, work in works.items():
             found = once(work)

@@ -98,7 +98,7 @@ def serve_http(
         scope: whose memory it is.
         port: 0 takes a free one.
         read_only: offer recall and list alone.
-        announce: called with the address when the server is about to listen.
+        announce: called with the address, which takes connections by then.
 
     Raises:
         OSError: the port is taken.
@@ -118,6 +118,7 @@ def serve_http(
             ),
         )
         web = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        listener.listen(web.config.backlog)  # who reads the address may connect at once
         if announce is not None:
             announce(f"http://{HOST}:{chosen}{PATH}")
         anyio.run(web.serve, [listener])

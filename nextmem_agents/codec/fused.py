@@ -6,7 +6,9 @@ The numbers are transformers' up to the order of float32 sums (tests hold both a
 - a LoRA side path is merged into a copy of the weight it belongs to (W + s B A, in float32);
 - keys and values are written into a cache of fixed size, not concatenated at every step;
 - where only the last position is asked for, the last layer computes keys and values for all positions and the rest
-  for that one alone.
+  for that one alone;
+- weights in bfloat16, on a CPU that would emulate their products, are multiplied as :class:`Bfloat16Matrix` says, and
+  all between the products is float32; with an adapter they are merged in float32.
 
 An architecture, dtype or setting that is not known here has no fused form; then transformers' own forward is run.
 """
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from nextmem_agents.codec.batches import at_once
 from nextmem_agents.codec.cache import StaticCache
 from nextmem_agents.codec.lora import LoraLinear
-from nextmem_agents.codec.matrix import Matrix
+from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, Matrix, matrix
 
 # A merged adapter costs a copy of the weights; a larger backbone keeps its side path, and is not fused.
 _MAX_MERGED_BYTES = 2**32
@@ -50,7 +52,7 @@ class _Layer:
 
 
 class FusedLayers:
-    """The decoder layers and the final norm of one Qwen3 model, float32, on one device.
+    """The decoder layers and the final norm of one Qwen3 model on one device.
 
     Holds no state of its own between calls, so threads may share it.
     """
@@ -67,7 +69,7 @@ class FusedLayers:
         modules = (module for layer in model.model.layers for module in _linears(layer).values())
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         self.layers = [self._layer(layer) for layer in model.model.layers]
-        self.norm: Tensor = model.model.norm.weight
+        self.norm: Tensor = model.model.norm.weight.float()
         self.epsilon = self.norm.new_tensor(config.rms_norm_eps)
         rope = model.model.rotary_emb
         self._frequencies: Tensor = rope.inv_freq.to(self.norm.device, torch.float32)
@@ -87,11 +89,15 @@ class FusedLayers:
             return False
         if getattr(model.model.rotary_emb, "rope_type", None) not in _ROPE_TYPES:
             return False
+        dtype, device = model.model.norm.weight.dtype, model.model.norm.weight.device
+        emulated = dtype == torch.bfloat16 and device.type == "cpu" and EMULATES_BFLOAT16
+        if dtype != torch.float32 and not emulated:
+            return False
         adapted = size = 0
         for layer in model.model.layers:
             for module in _linears(layer).values():
                 plain = _plain(module)
-                if not is_linear(plain) or plain.weight.dtype != torch.float32:
+                if not is_linear(plain) or plain.weight.dtype != dtype:
                     return False
                 adapted += plain is not module
                 size += plain.weight.numel() * 4
@@ -100,20 +106,20 @@ class FusedLayers:
     def _layer(self, layer: Any) -> _Layer:
         attention = layer.self_attn
         linears = _linears(layer)
-        queries = attention.q_norm.weight.expand(self.heads, -1)
-        keys = attention.k_norm.weight.expand(self.key_heads, -1)
+        queries = attention.q_norm.weight.float().expand(self.heads, -1)
+        keys = attention.k_norm.weight.float().expand(self.key_heads, -1)
         qkv, qkv_bias = _fused([linears[name] for name in ("q_proj", "k_proj", "v_proj")])
         out, out_bias = _fused([linears["o_proj"]])
         return _Layer(
-            before_attention=layer.input_layernorm.weight,
-            qkv=Matrix(qkv, self._pack),
+            before_attention=layer.input_layernorm.weight.float(),
+            qkv=matrix(qkv, self._pack),
             qkv_bias=qkv_bias,
             head_norms=torch.cat([queries, keys]),
-            out=Matrix(out, self._pack),
+            out=matrix(out, self._pack),
             out_bias=out_bias,
-            before_mlp=layer.post_attention_layernorm.weight,
-            gate_up=Matrix(_fused([linears["gate_proj"], linears["up_proj"]])[0], self._pack),
-            down=Matrix(_fused([linears["down_proj"]])[0], self._pack),
+            before_mlp=layer.post_attention_layernorm.weight.float(),
+            gate_up=matrix(_fused([linears["gate_proj"], linears["up_proj"]])[0], self._pack),
+            down=matrix(_fused([linears["down_proj"]])[0], self._pack),
         )
 
     def new_cache(self, capacity: int) -> StaticCache:
@@ -131,7 +137,7 @@ class FusedLayers:
             bias = _bias(mask[:, None].expand(-1, length, -1).tril())[:, None]
         cos, sin = self._rotation(positions)
         if cache is not None:
-            cache.allocate(batch, length, self.key_heads, self.width, x)
+            cache.allocate(batch, length, self.key_heads, self.width, self.norm)
 
         def run(rows: slice) -> Tensor:
             part = None if cache is None else cache.rows(rows.start, rows.stop)
@@ -172,6 +178,7 @@ class FusedLayers:
     ) -> Tensor:
         batch, length, _ = x.shape
         heads, rotated = self.heads, self.heads + self.key_heads
+        dtype, x = x.dtype, x.float()
         final = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
@@ -204,7 +211,7 @@ class FusedLayers:
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
             gate, up = layer.gate_up.times(normed).chunk(2, -1)
             x = layer.down.times_plus(F.silu(gate).mul_(up), x)
-        return _rms_norm(x, self.epsilon).mul_(self.norm)
+        return _rms_norm(x, self.epsilon).mul_(self.norm).to(dtype)
 
 
 def _parts(batch: int, length: int, device: torch.device) -> list[slice]:
@@ -247,13 +254,16 @@ def _plain(module: Any) -> Any:
 def _fused(modules: list[Any]) -> tuple[Tensor, Tensor | None]:
     """Weights of linear modules beside one another, [in, out], and their biases.
 
-    One row times a matrix in this layout is up to twice as fast as in that of ``nn.Linear``, [out, in].
+    One row times a float32 matrix that is contiguous in this layout is up to twice as fast as in that of
+    ``nn.Linear``, [out, in]; in bfloat16 only the latter is fast.
     """
     plain = [_plain(module) for module in modules]
-    biases = None if plain[0].bias is None else torch.cat([linear.bias for linear in plain])
+    biases = None if plain[0].bias is None else torch.cat([linear.bias for linear in plain]).float()
     if any(isinstance(module, LoraLinear) for module in modules):
         return torch.cat([_merged(module) for module in modules]).t().contiguous(), biases
-    weight = torch.cat([linear.weight for linear in plain]).t().contiguous()
+    weight = torch.cat([linear.weight for linear in plain]).t()
+    if weight.dtype == torch.float32:
+        weight = weight.contiguous()
     begin = 0
     for linear in plain:
         linear.weight.data = weight[:, begin : begin + linear.out_features].t()
@@ -264,9 +274,9 @@ def _fused(modules: list[Any]) -> tuple[Tensor, Tensor | None]:
 def _merged(module: Any) -> Tensor:
     if not isinstance(module, LoraLinear):
         weight: Tensor = module.weight
-        return weight
+        return weight.float()
     linear: Any = module.linear
-    merged: Tensor = linear.weight + (module.b @ module.a) * module.scale
+    merged: Tensor = linear.weight.float() + (module.b.float() @ module.a.float()) * module.scale
     return merged
 
 

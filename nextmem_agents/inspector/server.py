@@ -87,6 +87,7 @@ def _prepare(memory: NextMem, port: int) -> tuple[uvicorn.Server, socket.socket,
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
+        listener.listen()  # who reads the address may connect at once
     except (OSError, OverflowError) as error:
         listener.close()
         raise StoreError(f"{HOST}:{port} is not to be had: {error}; choose another port") from error

@@ -13,6 +13,7 @@ from nextmem_agents.codec.backbone import Backbone, shared_view
 from nextmem_agents.codec.cache import StaticCache
 from nextmem_agents.codec.fused import FusedLayers
 from nextmem_agents.codec.lora import LoraAdapter
+from nextmem_agents.codec.matrix import EMULATES_BFLOAT16
 from tests.codec import tiny
 
 TOLERANCE = 5e-6  # relative, of hidden states in float32
@@ -106,10 +107,11 @@ def test_a_side_path_is_merged_into_a_copy_and_the_model_itself_stays(tmp_path: 
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_fused_matrices_cost_no_second_copy_of_the_weights() -> None:
-    model = tiny.model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_matrices_cost_no_second_copy_of_the_weights(dtype: torch.dtype) -> None:
+    model = tiny.model().to(dtype)
     backbone = Backbone(model, fuse=True)
-    assert backbone.fused
+    assert backbone.fused or not EMULATES_BFLOAT16
     projection = model.model.layers[0].self_attn.k_proj.weight
     matrix = FusedLayers(model).layers[0].qkv
     assert projection.untyped_storage().data_ptr() == matrix.weight.untyped_storage().data_ptr()
@@ -134,10 +136,41 @@ def test_what_is_not_known_is_left_to_transformers(changes: dict[str, Any]) -> N
     assert relative(other.step(*fed, caches[1]), plain.step(*fed, caches[0])) < TOLERANCE
 
 
+@torch.inference_mode()
+@pytest.mark.skipif(not EMULATES_BFLOAT16, reason="this processor multiplies in bfloat16 by itself")
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 12])
+def test_in_bfloat16_it_is_nearer_to_the_truth_than_transformers(
+    rows: int, adapted: bool, tmp_path: Path
+) -> None:
+    models = [tiny.model(), tiny.model().bfloat16(), tiny.model().bfloat16()]
+    models[0].load_state_dict(models[1].state_dict())  # the truth: the same weights, computed in float32
+    if adapted:
+        tiny.write_adapter(tmp_path / "adapter", models[0])
+        for model in models:
+            LoraAdapter.read(tmp_path / "adapter").attach(model)
+    truth, plain, fused = (Backbone(model, fuse=i == 2) for i, model in enumerate(models))
+    assert fused.fused
+    x = torch.randn(rows, 7, 64, generator=torch.Generator().manual_seed(rows)).bfloat16()
+    mask, positions = torch.ones(rows, 7, dtype=torch.int64), torch.arange(7)[None].expand(rows, -1)
+    states, logits = [], []
+    for backbone in (truth, plain, fused):
+        given, cache = x.to(backbone.dtype), backbone.new_cache(8)
+        prompt = backbone.hidden(given, mask, positions, cache)
+        step = backbone.step(given[:, :1], positions[:, -1:] + 1, cache)
+        assert prompt.dtype == step.dtype == backbone.dtype
+        states.append(torch.cat([prompt, step], 1).float())
+        logits.append(backbone.logits(step[:, 0]))
+    for expected, theirs, ours in (states, logits):
+        assert ours.dtype == torch.float32
+        assert 0 < relative(ours, expected) < 1.1 * relative(theirs, expected) < 0.02
+
+
 def test_another_dtype_is_left_to_transformers(whole: LatentCodec) -> None:
     assert whole.decoder.fused
     assert isinstance(whole.decoder.new_cache(), StaticCache)
-    assert not whole.in_profile("bfloat16/cpu").decoder.fused
+    assert not whole.in_profile("float16/cpu").decoder.fused
+    assert whole.in_profile("bfloat16/cpu").decoder.fused == EMULATES_BFLOAT16
 
 
 def test_a_codec_that_is_moved_stays_fused(whole: LatentCodec) -> None:
