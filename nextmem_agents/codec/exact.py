@@ -101,11 +101,8 @@ def _compress_rows(
 def _compress_batch(
     codec: LatentCodec, ids: list[list[int]], texts: list[bytes], keep_text: bool
 ) -> list[CompressedChunk]:
-    quantized = codec.quantize(codec.refine(codec.encode_ids(ids), ids))
-    latents = codec.dequantize(quantized)
+    quantized, latents, repairs = _stored(codec, ids)
     vectors = codec.index_vectors(latents)
-    _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, ids)
-    repairs = [Repair.of(row, lead) for row, lead in zip(ids, leads, strict=True)]
     proven = _proven(codec, latents, ids, texts, repairs)
     chunks = []
     for i, text in enumerate(texts):
@@ -124,6 +121,30 @@ def _compress_batch(
         )
         chunks.append(CompressedChunk(payload, vectors[i]))
     return chunks
+
+
+def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLatents], Latents, list[Repair]]:
+    """What is kept of each row, as codes and as the latents that these stand for, and what it needs besides.
+
+    Only rows that would need a repair are refined.
+    """
+
+    def check(latents: Latents, rows: list[list[int]]) -> list[Repair]:
+        _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, rows)
+        return [Repair.of(row, lead) for row, lead in zip(rows, leads, strict=True)]
+
+    encoded = codec.encode_ids(ids)
+    quantized = codec.quantize(encoded)
+    latents = codec.dequantize(quantized)
+    repairs = check(latents, ids)
+    lost = [i for i, repair in enumerate(repairs) if repair.tokens]
+    if lost and codec.config.refinement_steps:
+        chosen = [ids[i] for i in lost]
+        refined = codec.quantize(codec.refine(encoded[lost], chosen))
+        for i, row, repair in zip(lost, refined, check(codec.dequantize(refined), chosen), strict=True):
+            quantized[i], repairs[i] = row, repair
+        latents = codec.dequantize(quantized)
+    return quantized, latents, repairs
 
 
 def _proven(

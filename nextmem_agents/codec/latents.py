@@ -33,5 +33,5 @@ class Latents:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, rows: slice) -> Latents:
+    def __getitem__(self, rows: slice | list[int]) -> Latents:
         return Latents(self.values[rows], self.lengths[rows], self.fingerprint)

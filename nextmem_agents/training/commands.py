@@ -44,13 +44,20 @@ def from_scratch(
         Path | None, typer.Option(help="Folder of training texts (.jsonl, .jsonl.xz, .txt).")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; what it holds is resumed.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as JSON; by default those of `mini`.")] = None,
-    steps: StepsOption = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings as JSON or YAML; by default those of `mini`.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Override the number of steps, of every part.")
+    ] = None,
     export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train a small codec from scratch, or go on with a run that was interrupted.
+
+    Settings may have an index head and a span reader under `index_head` and `span_reader`, which are trained after it;
+    those of `mini` do.
 
     On a CPU two processes of one thread each are fastest:
     OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 -m nextmem_agents.cli train …
@@ -65,16 +72,14 @@ def from_scratch(
     if data is None or output is None:
         missing = "--data" if data is None else "--output"
         raise typer.BadParameter("it is required to train from scratch", param_hint=missing)
-    from nextmem_agents.training import settings
-    from nextmem_agents.training.config import MINI, ScratchConfig
-    from nextmem_agents.training.export import export_run
-    from nextmem_agents.training.scratch import train_from_scratch
+    from nextmem_agents.training.config import MINI
+    from nextmem_agents.training.recipe import Recipe, train_recipe
 
-    chosen = settings.load(ScratchConfig, config or MINI)
+    recipe = Recipe.load(config or MINI)
     if steps is not None:
-        chosen = dataclasses.replace(chosen, steps=steps)
-    train_from_scratch(chosen, data, output, compile_model=compile_model)
-    _finish("codec", output, export, as_json, lambda folder: export_run(output, folder))
+        recipe = recipe.with_steps(steps)
+    train_recipe(recipe, data, output, export, compile_model=compile_model)
+    _finish("codec", output, export, as_json, lambda _: None)  # its training writes the folder itself
 
 
 @train.command()

@@ -30,6 +30,7 @@ class ScratchConfig:
     frame_tokens: int = 128
     tokens_per_latent: int = 8  # of the exported codec
     levels: int = 16  # values a quantised number of the exported codec can take; 16: NF4
+    refinement_steps: int = 0  # of the exported codec: the most steps its latents take before they are stored
     densities: dict[int, float] = field(
         default_factory=dict
     )  # tokens per latent → share of steps; empty: above

@@ -85,6 +85,7 @@ def export_run(run: Path, folder: Path) -> None:
         quantization_levels=config.levels if few else None,
         kept_dimensions=tuple(sorted(config.quantize_dimensions.items())),
         densities=tuple(sorted(config.densities)),
+        refinement_steps=config.refinement_steps,
     )
     texts = _calibration_texts(run, config, tokenizer)
     save_codec(folder, model.float(), weights, tokenizer, described, texts)

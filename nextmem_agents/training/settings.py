@@ -27,17 +27,26 @@ def load(kind: type[Settings], path: Path) -> Settings:
     """Read settings of a dataclass ``kind`` from ``.json``, ``.yaml`` or ``.yml``.
 
     Raises:
-        DataError: the file is missing, of another ending, unreadable, or not what ``kind`` takes.
+        DataError: see :func:`read`; or the file is not what ``kind`` takes.
+        MissingExtra: YAML without pyyaml.
+    """
+    return parse(kind, read(path), str(path))
+
+
+def read(path: Path) -> object:
+    """What a ``.json``, ``.yaml`` or ``.yml`` file holds.
+
+    Raises:
+        DataError: the file is missing, of another ending, or unreadable.
         MissingExtra: YAML without pyyaml.
     """
     if path.suffix not in (".json", *_YAML):
         raise DataError(f"settings {path}: give a .json, .yaml or .yml file")
     try:
         text = path.read_text(encoding="utf-8")
-        values = _parse_yaml(text) if path.suffix in _YAML else json.loads(text)
+        return _parse_yaml(text) if path.suffix in _YAML else json.loads(text)
     except (OSError, ValueError) as error:
         raise DataError(f"settings {path} cannot be read: {error}") from error
-    return parse(kind, values, str(path))
 
 
 def parse(kind: type[Settings], values: object, source: str = "settings") -> Settings:

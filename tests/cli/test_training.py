@@ -48,7 +48,7 @@ def test_word_vectors_are_trained(works: Run, tmp_path: Path) -> None:
 
 
 TRAINERS = {
-    "train": "scratch.train_from_scratch",
+    "train": "recipe.train_recipe",
     "train language-model": "language_model.train_language_model",
     "train stage-1": "stage_1.train_stage_1",
     "train stage-2": "stage_2.train_stage_2",

@@ -53,6 +53,19 @@ def test_refined_latents_decode_to_texts_that_the_encoders_do_not(coarse: Latent
         assert not row[length:].any()
 
 
+def test_only_texts_that_would_need_a_repair_are_refined(coarse: LatentCodec) -> None:
+    texts = ["The cat sat on the mat.", NOTES[0], "It was a cold day.", NOTES[2]]
+    ids = coarse.tokenizer.encode(texts)
+    encoded = coarse.quantize(coarse.encode_ids(ids))
+    needed = [n > 0 for n in lost(coarse, coarse.encode_ids(ids), ids)]
+    assert sorted(set(needed)) == [False, True]
+    for chunks, codes, moved in zip(compress(coarse, texts), encoded, needed, strict=True):
+        payload = chunks[0].payload
+        assert payload.repair == ()
+        assert payload.latents is not None
+        assert (payload.latents.codes != codes.codes) == moved
+
+
 def test_a_short_row_goes_on_when_the_longest_is_done(coarse: LatentCodec) -> None:
     short, long = ids = coarse.tokenizer.encode(["Xyloq 7, zebu 93.", NOTES[0]])
     done = coarse.refine(coarse.encode_ids([long]), [long]).values[0]
@@ -72,7 +85,7 @@ def test_a_text_that_comes_back_already_is_left_as_it_is() -> None:
     assert lost(codec, latents, ids) == [0, 0, 0]
     # A lead may still be short of what is wanted; what is stored is never worse.
     assert lost(codec, codec.refine(latents, ids), ids) == [0, 0, 0]
-    plain = LatentCodec.load("mini")
+    plain = LatentCodec.load("mini", refinement_steps=0)
     assert plain.refine(latents, ids) is latents
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,15 @@ pytest.importorskip("peft", reason="training needs peft")
 
 from nextmem_agents import CheckpointError, DataError, LatentCodec, cli
 from nextmem_agents.training import run_state, settings
+from nextmem_agents.training.facts import facts
 from nextmem_agents.training.language_model import (
     LanguageModelConfig,
     export_language_model,
     train_language_model,
 )
+from nextmem_agents.training.recipe import Recipe
 from nextmem_agents.training.stage_1 import Stage1Config
+from tests.training.conftest import SETTINGS
 from tests.training.lora import STAGE_1, STAGE_2, losses, write_texts
 
 LANGUAGE_MODEL = LanguageModelConfig(
@@ -92,6 +97,73 @@ def test_the_whole_recipe(tmp_path: Path) -> None:
     latents = codec.encode(chunks)
     assert latents.lengths.tolist() == [-(-codec.count_tokens(chunk) // 4) for chunk in chunks]
     assert len(codec.decode(latents, max_new_tokens=30)) == 2
+
+
+PARTS = {
+    "index_head": {"batch_size": 16, "questions": {"asked": 1.0}, "pairs": 48, "width": 32, "named_tokens": 64,
+                   "terms_per_latent": 4, "term_size": 16, "index_size": 16, "longest": 32, "sources": ["facts"]},
+    "span_reader": {"batch_size": 8, "questions": {"asked": 1.0}, "examples": 32, "width": 16, "longest": 32},
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(data: Path) -> Path:
+    """Training texts, with questions."""
+    rows = [{"context": f.statement, "question": f.question, "answers": [f.answer]} for f in facts(60, 1)]
+    (data / "asked.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return data
+
+
+def test_one_file_gives_a_codec_with_its_index_head_and_span_reader(asked: Path, tmp_path: Path) -> None:
+    whole = dataclasses.asdict(SETTINGS) | {"refinement_steps": 2} | PARTS
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    arguments = ["train", "--data", asked, "--output", tmp_path / "run", "--config", tmp_path / "whole.json"]
+    printed = run(*arguments, "--steps", 3, "--no-compile", "--export", tmp_path / "codec")
+    assert "codec written to" in printed
+    codec = LatentCodec.load(tmp_path / "codec")
+    assert codec.config.refinement_steps == 2
+    assert codec.index_head is not None
+    assert codec.index_head.term_size == 16
+    assert codec.span_reader is not None
+    logs = sorted((tmp_path / "run").rglob("log.jsonl"))
+    assert [log.parent.name for log in logs] == ["index-head", "span-reader", "run"]
+    assert [len(log.read_text().splitlines()) for log in logs] == [3, 3, 3]
+
+    # Begun again it takes no step, and gives the same; a longer run is another codec, whose parts begin anew.
+    run(*arguments, "--steps", 3, "--no-compile", "--export", tmp_path / "again")
+    assert LatentCodec.load(tmp_path / "again").fingerprint == codec.fingerprint
+    run(*arguments, "--steps", 4, "--no-compile", "--export", tmp_path / "longer")
+    assert LatentCodec.load(tmp_path / "longer").fingerprint != codec.fingerprint
+    assert len(sorted((tmp_path / "run").rglob("log.jsonl"))) == 5
+
+
+def test_two_processes_train_the_codec_and_the_first_its_parts(asked: Path, tmp_path: Path) -> None:
+    whole = dataclasses.asdict(SETTINGS) | {"steps": 2} | {
+        name: {**part, "steps": 2} for name, part in PARTS.items()
+    }  # fmt: skip
+    (tmp_path / "whole.json").write_text(json.dumps(whole))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+        "nextmem_agents.cli", "train", "--data", asked, "--output", tmp_path / "run", "--config",
+        tmp_path / "whole.json", "--no-compile", "--export", tmp_path / "codec",
+    ]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert LatentCodec.load(tmp_path / "codec").span_reader is not None
+    assert len(list((tmp_path / "run").glob("*/index-head/log.jsonl"))) == 1
+
+
+def test_a_recipe_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    for text, message in (
+        ('{"span_reader": {}}', "give index_head"),
+        ('{"index_head": {"stesp": 1}}', r"c.json, index_head: unknown setting 'stesp'"),
+        ('{"stesp": 1}', "unknown setting 'stesp'"),
+        ("[]", "mapping of names"),
+        ('{"index_head": 3}', "mapping of names"),
+    ):
+        (tmp_path / "c.json").write_text(text)
+        with pytest.raises(DataError, match=message):
+            Recipe.load(tmp_path / "c.json")
 
 
 def test_a_language_model_resumes_and_exports_what_transformers_reads(

@@ -11,7 +11,7 @@ import pytest
 from nextmem_agents import CheckpointError, DataError, LatentCodec
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.quantization import Payload
-from nextmem_agents.training.config import MINI, ScratchConfig
+from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.export import export_run
 from nextmem_agents.training.optimizer import rate_factor
 from nextmem_agents.training.scratch import train_from_scratch
@@ -65,12 +65,6 @@ def test_an_exported_codec_loads_and_gives_texts_back_exactly(
     assert [(t.text, t.exact) for t in decompress(codec, payloads)] == [(text, True) for text in texts]
     with pytest.raises(CheckpointError, match="not empty"):
         export_run(tmp_path / "run", tmp_path / "codec")
-
-
-def test_the_shipped_recipe_is_a_valid_configuration() -> None:
-    config = load_settings(ScratchConfig, MINI)
-    assert config.name == "mini"
-    assert config.sources
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ import pytest
 
 from nextmem_agents import DataError
 from nextmem_agents.training import settings
-from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.language_model import LanguageModelConfig
-from nextmem_agents.training.matching import IndexHeadConfig
-from nextmem_agents.training.reader import ReaderConfig
+from nextmem_agents.training.recipe import Recipe
 from nextmem_agents.training.stage_1 import Stage1Config
 from nextmem_agents.training.stage_2 import Stage2Config
 
@@ -30,25 +28,27 @@ def test_what_is_saved_is_what_is_loaded(kind: type, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "path"),
+    "path",
     [
-        (IndexHeadConfig, "nextmem_agents/training/mini-index-head.json"),
-        (ReaderConfig, "nextmem_agents/training/mini-reader.json"),
-        *(
-            (ScratchConfig, f"nextmem_agents/training/{name}.json")
-            for name in ("mini", "mini-16", "mini-dense")
-        ),
-        *(
-            (ScratchConfig, f"benchmarks/densities/{name}.json")
-            for name in ("mini-4", "mini-32", "mini-dense-16")
-        ),
+        *(f"nextmem_agents/training/{name}.json" for name in ("mini", "mini-16", "mini-dense")),
+        *(f"benchmarks/densities/{name}.json" for name in ("mini-4", "mini-32", "mini-dense-16")),
     ],
 )
-def test_recipes_of_this_repository_are_valid(kind: type, path: str) -> None:
-    recipe = Path(__file__).parents[2] / path
-    settings.load(kind, recipe)
-    name = json.loads(recipe.read_text()).get("name", "mini")
-    assert recipe.stem.startswith(name)
+def test_recipes_of_this_repository_are_valid(path: str) -> None:
+    file = Path(__file__).parents[2] / path
+    recipe = Recipe.load(file)
+    assert recipe.codec.name == file.stem
+    assert (recipe.index_head is not None) == (recipe.span_reader is not None) == (file.stem == "mini")
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-16", "mini-dense"])
+def test_what_a_shipped_codec_says_of_itself_is_what_its_recipe_says(name: str) -> None:
+    root = Path(__file__).parents[2] / "nextmem_agents"
+    recipe = Recipe.load(root / "training" / f"{name}.json").codec
+    shipped = json.loads((root / "checkpoints" / name / "nextmem.json").read_text())
+    assert shipped["tokens_per_latent"] == recipe.tokens_per_latent
+    assert shipped["refinement_steps"] == recipe.refinement_steps > 0
+    assert (shipped["quantization_levels"] or 16) == recipe.levels
 
 
 def test_yaml_is_as_good_as_json(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""A whole small codec from one file: the codec itself, then what it is searched by, then what reads answers from it.
+
+The file holds the settings of :class:`ScratchConfig`, and beside them, under ``index_head`` and ``span_reader``, those
+of :class:`IndexHeadConfig` and :class:`SpanReaderConfig`; a part that is not there is not trained. ``mini.json`` is the
+shipped codec's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.errors import DataError, InvalidArgument
+from nextmem_agents.training import settings
+from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.export import export_run, extend_codec
+from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
+from nextmem_agents.training.scratch import is_first_process, train_from_scratch
+from nextmem_agents.training.span_reading import SpanReaderConfig, train_span_reader
+
+_PROCESSES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, one after the other.
+
+    Attributes:
+        codec: the codec, from random weights or from another codec's.
+        index_head: what its latents are searched by.
+        span_reader: what finds answers in them; it reads what an index head names.
+    """
+
+    codec: ScratchConfig
+    index_head: IndexHeadConfig | None = None
+    span_reader: SpanReaderConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.span_reader is not None and self.index_head is None:
+            raise InvalidArgument("a span reader reads from an index head: give index_head, too")
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe from JSON or YAML.
+
+        Raises:
+            DataError: see :func:`settings.load`; or there is a span reader without an index head.
+        """
+        values = settings.read(path)
+        parts = dict(values) if isinstance(values, dict) else {}
+        head, reader = parts.pop("index_head", None), parts.pop("span_reader", None)
+        codec = settings.parse(ScratchConfig, parts if isinstance(values, dict) else values, str(path))
+        try:
+            return cls(
+                codec,
+                None if head is None else settings.parse(IndexHeadConfig, head, f"{path}, index_head"),
+                None if reader is None else settings.parse(SpanReaderConfig, reader, f"{path}, span_reader"),
+            )
+        except InvalidArgument as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def with_steps(self, steps: int) -> Recipe:
+        """The same with another number of steps in every part."""
+        head, reader = self.index_head, self.span_reader
+        return Recipe(
+            dataclasses.replace(self.codec, steps=steps),
+            None if head is None else dataclasses.replace(head, steps=steps),
+            None if reader is None else dataclasses.replace(reader, steps=steps),
+        )
+
+
+def train_recipe(
+    recipe: Recipe, data: Path, run: Path, export: Path | None = None, *, compile_model: bool = True
+) -> None:
+    """Train every part, going on from what ``run`` holds, and write the codec into the new folder ``export``.
+
+    Several processes, as torchrun starts them, train the codec; the first of them trains the rest, alone.
+
+    Raises:
+        DataError: a file of training text is missing or empty.
+        CheckpointError: ``run`` belongs to other settings, ``export`` is not empty, or one of them cannot be written.
+    """
+    train_from_scratch(recipe.codec, data, run, compile_model=compile_model)
+    if not is_first_process():
+        return
+    if recipe.index_head is None:
+        if export is not None:
+            export_run(run, export)
+        return
+    with _alone():
+        codec = _codec_of(run)
+        # A run that went on longer is another codec, and its parts begin anew.
+        parts = run / codec.fingerprint[:12]
+        head = train_index_head(codec, recipe.index_head, data, parts / "index-head")
+        searched = _new(parts / "searched")
+        extend_codec(run / "codec", searched, head=head)
+        reader = None
+        if recipe.span_reader is not None:
+            reader = train_span_reader(
+                LatentCodec.load(searched), recipe.span_reader, data, parts / "span-reader"
+            )
+        if export is not None:
+            extend_codec(searched, export, span_reader=reader)
+
+
+def _codec_of(run: Path) -> LatentCodec:
+    export_run(run, _new(run / "codec"))
+    return LatentCodec.load(run / "codec")
+
+
+def _new(folder: Path) -> Path:
+    """A folder in a run that is written anew each time."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """As if torchrun had started no other process: with all threads, and nobody to wait for."""
+    kept = {name: os.environ.pop(name) for name in _PROCESSES if name in os.environ}
+    threads = torch.get_num_threads()
+    if kept:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads)
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+        torch.set_num_threads(threads)
