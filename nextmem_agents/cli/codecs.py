@@ -54,7 +54,7 @@ def prepare(
         return
     if not files or output is None:
         raise InvalidArgument("give files to prepare and --output FOLDER, or --sources alone")
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Preparing", total=len(files))
         found = prepare_files(files, output, evaluation or (), similarity, lambda _: progress.advance(task))
     typer.echo(rendered([dataclasses.asdict(row) for row in found], as_json))

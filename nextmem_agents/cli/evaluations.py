@@ -58,7 +58,7 @@ def latent_search(
         collections = [
             search.conversation_collection(c) for c in load_locomo(conversation or default_conversation())
         ]
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Encoding", total=sum(len(c.passages) for c in collections))
         found = search.evaluate(collections, LatentCodec.load(codec), lambda n: progress.advance(task, n))
     typer.echo(rendered([dataclasses.asdict(row) for row in found], as_json))

@@ -82,7 +82,7 @@ def reconstruction(
             device=device,
         )
 
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Reconstructing", total=plan.n_rows)
         rows = list(sweep(plan, load, lambda n: progress.advance(task, n)))
     typer.echo(rendered([row.cells() for row in rows], as_json))

@@ -127,7 +127,7 @@ def _search(
 
     from nextmem_agents.evaluation.retrieval import search
 
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(benchmark.name, total=sum(len(h.items) for h in haystacks))
         return search(haystacks, codec, keep_parts=keep_parts, done=lambda n: progress.advance(task, n))
 

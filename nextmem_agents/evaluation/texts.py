@@ -19,7 +19,7 @@ from nextmem_agents.training.corpus import read_texts
 WHOLE = "whole"
 """The length of texts as they are, longer ones cut to their first chunk."""
 
-_PLAIN = (".txt", ".jsonl", ".jsonl.xz")
+_PLAIN = (".txt", ".md", ".jsonl", ".jsonl.xz")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_domain(path: Path) -> Domain:
 
 def texts_of(path: Path) -> Iterator[str]:
     """Texts of a file: LoCoMo's or LongMemEval's turns, SQuAD's or HotpotQA's paragraphs, RACE's articles, or the
-    texts of a ``.txt``, ``.jsonl`` or ``.jsonl.xz`` file.
+    texts of a ``.txt``, ``.md``, ``.jsonl`` or ``.jsonl.xz`` file.
 
     Formats are told apart by their structure; ``.xz`` is read directly.
 

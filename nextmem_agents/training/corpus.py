@@ -32,7 +32,7 @@ _SPEAKER = re.compile(r"^[\w .'-]{1,30}: ")
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Texts of a ``.jsonl``, ``.jsonl.xz`` or ``.txt`` file (paragraphs apart by an empty line).
+    """Texts of a ``.jsonl``, ``.jsonl.xz``, ``.txt`` or ``.md`` file (paragraphs apart by an empty line).
 
     A JSON line gives its ``text``, or its ``question`` when it has no text; the turns of a dialogue follow as
     texts of their own, without the speaker's name.
@@ -42,11 +42,11 @@ def read_texts(path: Path) -> Iterator[str]:
     """
     if not path.is_file():
         raise DataError(f"no training file {path}")
-    if path.suffix == ".txt":
+    if path.suffix in (".txt", ".md"):
         yield from filter(None, (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")))
         return
     if not path.name.endswith((".jsonl", ".jsonl.xz")):
-        raise DataError(f"{path}: give .txt, .jsonl or .jsonl.xz")
+        raise DataError(f"{path}: give .txt, .md, .jsonl or .jsonl.xz")
     with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
