@@ -271,8 +271,13 @@ def new_folder(folder: Path) -> None:
     """Make the folder.
 
     Raises:
-        CheckpointError: it exists and is not empty, or is a file.
+        CheckpointError: see :func:`check_new`.
     """
+    check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raise CheckpointError if the folder exists and is not empty, or is a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,25 @@ train = typer.Typer()
 
 DataOption = Annotated[Path, typer.Option(help="A text file, or a folder of them (.jsonl, .jsonl.xz, .txt).")]
 RunOption = Annotated[Path, typer.Option(help="Folder of the run; what it holds is resumed.")]
+
+
+def _new(folder: Path | None) -> Path | None:
+    """Say before the training that a folder cannot be written, not after it."""
+    if folder is not None:
+        from nextmem_agents.codec.checkpoint import check_new
+
+        check_new(folder)
+    return folder
+
+
 ConfigOption = Annotated[
     Path | None, typer.Option(help="Settings as JSON or YAML; by default the documented ones.")
 ]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Override the number of steps.")]
 CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")]
-ExportOption = Annotated[Path | None, typer.Option(help="Write the codec with it into this new folder.")]
+ExportOption = Annotated[
+    Path | None, typer.Option(callback=_new, help="Write the codec with it into this new folder.")
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print what was trained as one JSON object at the end.")
 ]
@@ -50,7 +63,9 @@ def from_scratch(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Override the number of steps, of every part.")
     ] = None,
-    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(callback=_new, help="Write the trained codec into this new folder.")
+    ] = None,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,7 +103,9 @@ def language_model(
     output: RunOption,
     config: ConfigOption = None,
     steps: StepsOption = None,
-    export: Annotated[Path | None, typer.Option(help="Write the model into this new folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(callback=_new, help="Write the model into this new folder.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain a small Qwen3 on next tokens: a backbone for the two stages where there is none."""
@@ -113,7 +130,8 @@ def stage_1(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write adapter and special tokens into this new folder.")
+        Path | None,
+        typer.Option(callback=_new, help="Write adapter and special tokens into this new folder."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,7 +150,9 @@ def stage_2(
     output: RunOption,
     config: ConfigOption = None,
     steps: StepsOption = None,
-    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(callback=_new, help="Write the trained codec into this new folder.")
+    ] = None,
     copy_backbone: Annotated[
         bool, typer.Option(help="Copy the backbone's weights into the codec too.")
     ] = False,

@@ -153,6 +153,23 @@ def test_two_processes_train_the_codec_and_the_first_its_parts(asked: Path, tmp_
     assert len(list((tmp_path / "run").glob("*/index-head/log.jsonl"))) == 1
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(asked: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    arguments = [
+        "train",
+        "--data",
+        str(asked),
+        "--output",
+        str(tmp_path / "run"),
+        "--export",
+        str(tmp_path / "full"),
+    ]
+    with pytest.raises(CheckpointError, match="not empty"):
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for text, message in (
         ('{"span_reader": {}}', "give index_head"),
