@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 # The two operators are torch's own for torch.compile, without a public name; where they are missing, nothing is packed.
-_X86 = platform.machine() in ("x86_64", "AMD64")
 _PACKS = (
-    _X86
+    platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -18,9 +17,7 @@ _PACKS = (
 _FEW_ROWS = range(2, 257)
 _LARGE = 2**19  # values; smaller matrices gain nothing
 _EMULATED_ROWS = 6  # up to which widening a weight takes longer than emulated products
-_WIDENED = (
-    2**20
-)  # values of a weight that are widened at once: they stay in the cache, twice as fast as 2**24
+_WIDENED = 2**20  # values of a weight that are widened at once, and stay in the cache
 # Without such instructions torch multiplies rows in bfloat16 one value after another.
 EMULATES_BFLOAT16 = _PACKS and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
