@@ -29,7 +29,8 @@ from nextmem_agents.codec.decoder import teacher_forced_batch
 from nextmem_agents.codec.encoder import pad_ids
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.evaluation.metrics import token_f1
-from nextmem_agents.training import passages, run_state, stage_2
+from nextmem_agents.training import run_state, stage_2
+from nextmem_agents.training.held_out import held_out_texts
 from nextmem_agents.training.language_model import (
     LanguageModelConfig,
     export_language_model,
@@ -85,7 +86,7 @@ TEXTS = 1024
 
 def held_out(run: Path, tokenizer: CodecTokenizer, length: int) -> list[list[int]]:
     """Held-out texts of a run, each cut to ``length`` tokens."""
-    rows = tokenizer.encode(passages.held_out_texts(run / CORPUS))
+    rows = tokenizer.encode(held_out_texts(run / CORPUS))
     rows = [row[:length] for row in rows if len(row) >= length]
     return rows[:: max(1, len(rows) // TEXTS)][:TEXTS]  # of all sources, which stand one after another
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from nextmem_agents.evaluation.reconstruction import Reconstruction
     from nextmem_agents.training.loop import LoopConfig
 
 Config = TypeVar("Config", bound="LoopConfig")
@@ -93,8 +94,9 @@ def from_scratch(
     recipe = Recipe.load(config or MINI)
     if steps is not None:
         recipe = recipe.with_steps(steps)
-    train_recipe(recipe, data, output, export, compile_model=compile_model)
-    _finish("codec", output, export, as_json, lambda _: None)  # its training writes the folder itself
+    found = train_recipe(recipe, data, output, export, compile_model=compile_model)
+    # Its training writes the folder itself.
+    _finish("codec", output, export, as_json, lambda _: None, _held_out_scores(found))
 
 
 @train.command()
@@ -166,11 +168,9 @@ def stage_2(
     scores: dict[str, float] = {}
 
     def write(folder: Path) -> None:
-        found = export_codec(output, backbone, stage_1, folder, copy_backbone=copy_backbone)
-        if found is not None:
-            scores["held_out_f1"] = found.quantised.f1
-            scores["held_out_exact"] = found.quantised.exact
-            scores["held_out_texts"] = found.n
+        scores.update(
+            _held_out_scores(export_codec(output, backbone, stage_1, folder, copy_backbone=copy_backbone))
+        )
 
     _finish("codec", output, export, as_json, write, scores)
 
@@ -249,6 +249,16 @@ def word_vectors(
 
     train_word_vectors(_settings(WordVectorsConfig, config, steps), data, output, export)
     _finish("related words", output, export, as_json, lambda _: None)  # its training writes the file itself
+
+
+def _held_out_scores(found: Reconstruction | None) -> dict[str, float]:
+    if found is None:
+        return {}
+    return {
+        "held_out_f1": found.quantised.f1,
+        "held_out_exact": found.quantised.exact,
+        "held_out_texts": found.n,
+    }
 
 
 def _settings(kind: type[Config], path: Path | None, steps: int | None) -> Config:

@@ -63,5 +63,7 @@ class ScratchConfig:
     short_text_share: float = 0.5  # share of frames that are cut into several shorter texts
     # Data: file stem → weight; a file not named here is not read.
     sources: dict[str, float] = field(default_factory=dict)
+    held_out: float = 0.005  # share of the texts that is never trained on, for the evaluation at the end
+    evaluate_texts: int = 256  # how many of them are measured then; 0: none
     seed: int = 20251121
     checkpoint_every: int = 100

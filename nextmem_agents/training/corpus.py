@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nextmem_agents.codec import checkpoint, tokens
 from nextmem_agents.errors import DataError
 from nextmem_agents.text_files import open_text
 from nextmem_agents.training.config import ScratchConfig
+from nextmem_agents.training.held_out import ENDING, is_held_out, write_held_out
 from nextmem_agents.training.synthetic import synthetic_texts
 
 END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
@@ -28,14 +30,21 @@ SPECIAL_TOKENS = [END_OF_TEXT, START_OF_DECODE, PAD]
 
 SYNTHETIC = "synthetic"
 _SYNTHETIC_TEXTS = 200_000
+_BATCH = 2000
 _SPEAKER = re.compile(r"^[\w .'-]{1,30}: ")
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """Texts of a ``.jsonl``, ``.jsonl.xz``, ``.txt`` or ``.md`` file (paragraphs apart by an empty line).
+    """All texts of :func:`read_records`, one after the other."""
+    for record in read_records(path):
+        yield from record
 
-    A JSON line gives its ``text``, or its ``question`` when it has no text; the turns of a dialogue follow as
-    texts of their own, without the speaker's name.
+
+def read_records(path: Path) -> Iterator[list[str]]:
+    """Records of a ``.jsonl``, ``.jsonl.xz``, ``.txt`` or ``.md`` file (paragraphs apart by an empty line).
+
+    A JSON line gives its ``text``, or its ``question`` when it has no text; the turns of a dialogue follow in the same
+    record as texts of their own, without the speaker's name.
 
     Raises:
         DataError: a missing file, another ending, or a line that has neither key.
@@ -43,7 +52,8 @@ def read_texts(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise DataError(f"no training file {path}")
     if path.suffix in (".txt", ".md"):
-        yield from filter(None, (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")))
+        parts = (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n"))
+        yield from ([part] for part in parts if part)
         return
     if not path.name.endswith((".jsonl", ".jsonl.xz")):
         raise DataError(f"{path}: give .txt, .md, .jsonl or .jsonl.xz")
@@ -56,9 +66,8 @@ def read_texts(path: Path) -> Iterator[str]:
                 raise DataError(
                     f'{path}, line {number}: not a JSON object with "text" or "question"'
                 ) from error
-            yield text
-            if record.get("kind") == "dialogue" and "\n" in text:
-                yield from (_SPEAKER.sub("", turn) for turn in text.split("\n"))
+            turns = text.split("\n") if record.get("kind") == "dialogue" and "\n" in text else ()
+            yield [text, *(_SPEAKER.sub("", turn) for turn in turns)]
 
 
 def find_sources(data: Path, config: ScratchConfig) -> dict[str, Path]:
@@ -99,7 +108,7 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
     """Train the tokenizer and write each source's tokens; what is already in ``folder`` is used as it is.
 
     Writes ``tokenizer.json`` (a copy of that of ``config.start_from``, if given) and, per source, ``NAME.npz``
-    (``tokens`` uint16, ``offsets`` int64).
+    (``tokens`` uint16, ``offsets`` int64) and ``NAME.held_out.jsonl``, the texts that are not among them.
     """
     paths = find_sources(data, config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,26 +130,32 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
         target = folder / f"{name}.npz"
         if target.exists():
             continue
+        kept: list[str] = []
         texts = (
             synthetic_texts(_SYNTHETIC_TEXTS, config.seed + 1)
             if name == SYNTHETIC
-            else read_texts(paths[name])
+            else _without_held_out(read_records(paths[name]), config.held_out, kept)
         )
         pieces: list[Array] = []
-        batch: list[str] = []
-        for text in texts:
-            batch.append(text)
-            if len(batch) == 2000:
-                pieces += _encode(tokenizer, batch)
-                batch = []
-        pieces += _encode(tokenizer, batch)
+        while batch := [*islice(texts, _BATCH)]:
+            pieces += _encode(tokenizer, batch)
         if not pieces:
             raise DataError(f"source {name!r} has no text")
+        write_held_out(folder / f"{name}.{ENDING}", kept)
         offsets = np.cumsum([0] + [len(piece) for piece in pieces])
         temporary = folder / f"{name}.partial.npz"
         np.savez(temporary, tokens=np.concatenate(pieces), offsets=offsets)
         temporary.replace(target)
     return tokenizer
+
+
+def _without_held_out(records: Iterator[list[str]], share: float, kept: list[str]) -> Iterator[str]:
+    """The texts to train on; of each record that is held out, the first goes to ``kept``."""
+    for record in records:
+        if is_held_out(record[0], share):
+            kept.append(record[0])
+        else:
+            yield from record
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Array]:

@@ -25,6 +25,7 @@ from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError, InvalidArgument
 from nextmem_agents.training import loop, passages, run_state, settings
 from nextmem_agents.training.corpus import END_OF_TEXT, read_texts, train_tokenizer
+from nextmem_agents.training.held_out import held_out_texts, is_held_out
 from nextmem_agents.training.loop import CORPUS, LoopConfig
 from nextmem_agents.training.muon import Muon
 from nextmem_agents.training.run_state import writing
@@ -148,7 +149,7 @@ def _sample(paths: list[Path], config: LanguageModelConfig) -> Iterator[str]:
         for i, text in enumerate(read_texts(path)):
             if i == _TOKENIZER_TEXTS:
                 break
-            if not passages.is_held_out(text, config.held_out):
+            if not is_held_out(text, config.held_out):
                 yield text
 
 
@@ -196,7 +197,7 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 @torch.inference_mode()
 def held_out_loss(module: LanguageModel, run: Path, config: LanguageModelConfig) -> float | None:
     """Mean loss in nats per token of held-out documents, each cut to the window."""
-    texts = passages.held_out_texts(run / CORPUS)[: config.evaluate_texts]
+    texts = held_out_texts(run / CORPUS)[: config.evaluate_texts]
     rows = CodecTokenizer.load(run / CORPUS).encode(texts)
     module.model.eval()
     total, count = 0.0, 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +17,14 @@ from nextmem_agents.errors import CheckpointError
 from nextmem_agents.evaluation.reconstruction import Reconstruction, measure
 from nextmem_agents.training import loop, passages, settings, stage_2
 from nextmem_agents.training.adapters import save_adapter, trained_count
+from nextmem_agents.training.card import CARD_FILE, model_card
 from nextmem_agents.training.export import calibrate
+from nextmem_agents.training.held_out import held_out_chunks
 from nextmem_agents.training.loop import CORPUS
 from nextmem_agents.training.run_state import writing
 from nextmem_agents.training.stage_1 import Stage1Config, read_stage_1
 from nextmem_agents.training.stage_2 import Stage2Config
 
-CARD_FILE = "README.md"
 _CALIBRATION_TEXTS = 256
 
 
@@ -71,7 +70,7 @@ def export_codec(
             checkpoint.save(partial, codec, parts, copy_backbone=copy_backbone)
             del module, wrapped  # two backbones need not fit a device that trained one
             found = _measure(partial, run, config)
-            card = model_card(config, before, found, trained, backbone.name)
+            card = _card(config, before, found, trained, backbone.name)
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
             folder.rmdir()
             partial.rename(folder)
@@ -79,11 +78,6 @@ def export_codec(
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return found
-
-
-def held_out_chunks(run: Path, codec: LatentCodec, limit: int) -> list[str]:
-    """The first chunk of each held-out document of a run, at most ``limit``."""
-    return [codec.chunk(text)[0] for text in passages.held_out_texts(run / CORPUS) if text][:limit]
 
 
 def _calibration_rows(run: Path, before: Stage1Config, seed: int) -> list[list[int]]:
@@ -99,63 +93,21 @@ def _measure(folder: Path, run: Path, config: Stage2Config) -> Reconstruction | 
     codec = LatentCodec.load(
         folder, device=loop.device(), dtype=config.dtype, load_in_4bit=config.load_in_4bit
     )
-    texts = held_out_chunks(run, codec, config.evaluate_texts)
+    texts = held_out_chunks(run / CORPUS, codec, config.evaluate_texts)
     return measure(codec, texts) if texts else None
 
 
-def model_card(
+def _card(
     config: Stage2Config, before: Stage1Config, found: Reconstruction | None, trained: int, backbone: str
 ) -> str:
-    """The text of a codec's ``README.md``."""
-    if found is None:
-        results = "No held-out text was measured (`evaluate_texts` or `held_out` is 0)."
-    else:
-        rows = [
-            ("texts", found.n, ""),
-            ("tokens per text", found.tokens, ""),
-            ("characters per latent", found.characters_per_latent, ""),
-            *(
-                (field.name.replace("_", " "), getattr(found.quantised, field.name), value)
-                for field in dataclasses.fields(found.unquantised)
-                if (value := getattr(found.unquantised, field.name)) is not None
-            ),
-        ]
-        figures = "\n".join(
-            f"| {name} | {a:.4g} | {b if b == '' else format(b, '.4g')} |" for name, a, b in rows
-        )
-        results = (
-            "Free-running greedy decoding of held-out texts, without repair (`nextmem evaluate reconstruction` "
-            f"measures any file so):\n\n| | 4-bit latents | as encoded |\n| --- | --- | --- |\n{figures}"
-        )
     density = (
         f"{config.fixed_latents} latents per chunk"
         if config.tokens_per_latent is None
         else f"one latent per {config.tokens_per_latent} tokens"
     )
-    stages = "\n\n".join(
-        f"{title}\n\n```json\n{json.dumps(asdict(stage), indent=1)}\n```"
-        for title, stage in (("## Stage 1", before), ("## Stage 2", config))
+    about = (
+        f"A NextMem codec (arXiv 2603.15634): LoRA adapters that make {backbone} turn a text of up to "
+        f"{before.max_tokens} tokens\ninto latents ({density}, {before.positions} positions) and back. The encoder's "
+        f"adapter has {trained:,} parameters."
     )
-    return f"""---
-library_name: nextmem-agents
-tags: [nextmem, latent-memory, lora]
-base_model: {backbone}
----
-
-# {config.name}
-
-A NextMem codec (arXiv 2603.15634): LoRA adapters that make {backbone} turn a text of up to {before.max_tokens} tokens
-into latents ({density}, {before.positions} positions) and back. The encoder's adapter has {trained:,} parameters.
-
-```python
-from nextmem_agents import LatentCodec
-codec = LatentCodec.load("this folder")
-codec.decode(codec.encode(["a text"]))
-```
-
-{results}
-
-What is remembered through `NextMem` comes back exactly whatever these figures: wrong tokens are repaired.
-
-{stages}
-"""
+    return model_card(config.name, about, found, {"Stage 1": before, "Stage 2": config}, backbone)

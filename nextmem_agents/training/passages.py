@@ -9,9 +9,8 @@ Arrays are mapped, not read: a corpus may be larger than memory, and several pro
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ import numpy as np
 
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import DataError
-from nextmem_agents.training.corpus import read_texts
+from nextmem_agents.training.corpus import read_records
+from nextmem_agents.training.held_out import ENDING, is_held_out, write_held_out
 from nextmem_agents.training.run_state import writing
 
 Array = np.ndarray[Any, Any]
 ENDINGS = (".jsonl.xz", ".jsonl", ".txt")
 _BATCH = 1000
-_BUCKETS = 1000
 
 
 def find_texts(data: Path, sources: Iterable[str] = ()) -> list[Path]:
@@ -52,11 +51,6 @@ def find_texts(data: Path, sources: Iterable[str] = ()) -> list[Path]:
     return [files[name] for name in names]
 
 
-def is_held_out(text: str, share: float) -> bool:
-    """Whether a text is kept from training: by its own bytes, so that a copy of it is on the same side."""
-    return zlib.crc32(text.encode("utf-8", "replace")) % _BUCKETS < share * _BUCKETS
-
-
 def prepare(paths: Iterable[Path], folder: Path, tokenizer: CodecTokenizer, held_out: float) -> None:
     """Tokenise once; what is already in ``folder`` is used as it is.
 
@@ -70,9 +64,10 @@ def prepare(paths: Iterable[Path], folder: Path, tokenizer: CodecTokenizer, held
     pieces: list[Array] = []
     for path in paths:
         before = len(pieces)
-        for batch in _batches(read_texts(path)):
-            training = [text for text in batch if not is_held_out(text, held_out)]
-            kept += [text for text in batch if is_held_out(text, held_out)]
+        records = read_records(path)
+        while batch := [*islice(records, _BATCH)]:
+            kept += [record[0] for record in batch if is_held_out(record[0], held_out)]
+            training = [text for record in batch if not is_held_out(record[0], held_out) for text in record]
             pieces += [np.array(ids, dtype=np.int32) for ids in tokenizer.encode(training) if ids]
         if len(pieces) == before:
             raise DataError(f"{path} has no text to train on")
@@ -80,28 +75,10 @@ def prepare(paths: Iterable[Path], folder: Path, tokenizer: CodecTokenizer, held
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "tokens.npy", np.concatenate(pieces))
-        lines = (json.dumps({"text": text}, ensure_ascii=False) for text in kept)
-        (folder / "held_out.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_held_out(folder / ENDING, kept)
         # Last: it says that the rest is whole.
         np.save(folder / "offsets.partial.npy", offsets)
         (folder / "offsets.partial.npy").replace(folder / "offsets.npy")
-
-
-def held_out_texts(folder: Path) -> list[str]:
-    """The documents of a prepared corpus that are never trained on."""
-    with (folder / "held_out.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines]
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 class Passages:

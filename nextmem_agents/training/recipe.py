@@ -17,11 +17,15 @@ from pathlib import Path
 
 import torch
 
+from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DataError, InvalidArgument
+from nextmem_agents.evaluation.reconstruction import Reconstruction, measure
 from nextmem_agents.training import settings
+from nextmem_agents.training.card import CARD_FILE, model_card
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.export import export_run, extend_codec
+from nextmem_agents.training.held_out import held_out_chunks
 from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 from nextmem_agents.training.scratch import is_first_process, train_from_scratch
 from nextmem_agents.training.span_reading import SpanReaderConfig, train_span_reader
@@ -79,36 +83,65 @@ class Recipe:
 
 def train_recipe(
     recipe: Recipe, data: Path, run: Path, export: Path | None = None, *, compile_model: bool = True
-) -> None:
+) -> Reconstruction | None:
     """Train every part, going on from what ``run`` holds, and write the codec into the new folder ``export``.
 
     Several processes, as torchrun starts them, train the codec; the first of them trains the rest, alone.
+
+    Returns:
+        How well held-out texts come back, as the model card says; None without ``export`` or held-out texts.
 
     Raises:
         DataError: a file of training text is missing or empty.
         CheckpointError: ``run`` belongs to other settings, ``export`` is not empty, or one of them cannot be written.
     """
+    if export is not None:
+        checkpoint.check_new(export)
     train_from_scratch(recipe.codec, data, run, compile_model=compile_model)
     if not is_first_process():
-        return
-    if recipe.index_head is None:
-        if export is not None:
-            export_run(run, export)
-        return
+        return None
     with _alone():
-        codec = _codec_of(run)
-        # A run that went on longer is another codec, and its parts begin anew.
-        parts = run / codec.fingerprint[:12]
-        head = train_index_head(codec, recipe.index_head, data, parts / "index-head")
-        searched = _new(parts / "searched")
-        extend_codec(run / "codec", searched, head=head)
-        reader = None
-        if recipe.span_reader is not None:
-            reader = train_span_reader(
-                LatentCodec.load(searched), recipe.span_reader, data, parts / "span-reader"
-            )
-        if export is not None:
-            extend_codec(searched, export, span_reader=reader)
+        if recipe.index_head is not None:
+            finished = _with_parts(recipe, recipe.index_head, data, run)
+            if export is not None:
+                shutil.copytree(finished, export, dirs_exist_ok=True)
+        elif export is not None:
+            export_run(run, export)
+        return None if export is None else _measured(recipe, run, export)
+
+
+def _with_parts(recipe: Recipe, head_config: IndexHeadConfig, data: Path, run: Path) -> Path:
+    """Train what belongs to a run's codec; the folder of the codec that has it."""
+    codec = _codec_of(run)
+    # A run that went on longer is another codec, and its parts begin anew.
+    parts = run / codec.fingerprint[:12]
+    head = train_index_head(codec, head_config, data, parts / "index-head")
+    searched = _new(parts / "searched")
+    extend_codec(run / "codec", searched, head=head)
+    if recipe.span_reader is None:
+        return searched
+    codec = LatentCodec.load(searched)
+    reader = train_span_reader(codec, recipe.span_reader, data, parts / "span-reader")
+    read = _new(parts / "read")
+    extend_codec(searched, read, span_reader=reader)
+    return read
+
+
+def _measured(recipe: Recipe, run: Path, folder: Path) -> Reconstruction | None:
+    """Measure a codec on what its run has held out, and write its model card."""
+    codec = LatentCodec.load(folder)
+    texts = held_out_chunks(run / "corpus", codec, recipe.codec.evaluate_texts)
+    found = measure(codec, texts) if texts else None
+    size = sum(parameter.numel() for parameter in codec.decoder.model.parameters())
+    config = codec.config
+    about = (
+        f"A small NextMem codec, trained from scratch: a text of up to {config.max_tokens} tokens becomes one latent "
+        f"for every\n{config.tokens_per_latent} tokens and is decoded again. {size:,} parameters."
+    )
+    named = {"Codec": recipe.codec, "Index head": recipe.index_head, "Span reader": recipe.span_reader}
+    trained = {title: part for title, part in named.items() if part is not None}
+    (folder / CARD_FILE).write_text(model_card(config.name, about, found, trained), encoding="utf-8")
+    return found
 
 
 def _codec_of(run: Path) -> LatentCodec:

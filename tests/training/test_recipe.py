@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +18,9 @@ pytest.importorskip("peft", reason="training needs peft")
 
 from nextmem_agents import CheckpointError, DataError, LatentCodec, cli
 from nextmem_agents.training import run_state, settings
+from nextmem_agents.training.card import CARD_FILE
 from nextmem_agents.training.facts import facts
+from nextmem_agents.training.held_out import held_out_texts
 from nextmem_agents.training.language_model import (
     LanguageModelConfig,
     export_language_model,
@@ -115,12 +118,20 @@ def asked(data: Path) -> Path:
 
 
 def test_one_file_gives_a_codec_with_its_index_head_and_span_reader(asked: Path, tmp_path: Path) -> None:
-    whole = dataclasses.asdict(SETTINGS) | {"refinement_steps": 2} | PARTS
+    whole = dataclasses.asdict(SETTINGS) | {"refinement_steps": 2, "held_out": 0.1} | PARTS
     (tmp_path / "whole.json").write_text(json.dumps(whole))
     arguments = ["train", "--data", asked, "--output", tmp_path / "run", "--config", tmp_path / "whole.json"]
     printed = run(*arguments, "--steps", 3, "--no-compile", "--export", tmp_path / "codec")
+    assert "held out f1 " in printed
     assert "codec written to" in printed
     codec = LatentCodec.load(tmp_path / "codec")
+    card = (tmp_path / "codec" / CARD_FILE).read_text(encoding="utf-8")
+    assert "# tiny" in card
+    assert "| fidelity | 0." in card
+    assert card.index("## Codec") < card.index("## Index head") < card.index("## Span reader")
+    kept = {text for text in held_out_texts(tmp_path / "run" / "corpus") if text.startswith("Fact")}
+    with np.load(tmp_path / "run" / "corpus" / "facts.npz") as arrays:
+        assert len(arrays["offsets"]) - 1 == 80 - len(kept) < 80
     assert codec.config.refinement_steps == 2
     assert codec.index_head is not None
     assert codec.index_head.term_size == 16

@@ -24,7 +24,8 @@ from nextmem_agents import CheckpointError, DataError, LatentCodec, NextMemError
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.quantization import Payload
 from nextmem_agents.training import run_state, stage_2
-from nextmem_agents.training.lora_export import CARD_FILE, export_codec
+from nextmem_agents.training.card import CARD_FILE
+from nextmem_agents.training.lora_export import export_codec
 from nextmem_agents.training.stage_1 import export_stage_1, train_stage_1
 from nextmem_agents.training.stage_2 import Stage2Config, train_stage_2
 from tests.training.lora import STAGE_1, STAGE_2, losses, write_backbone, write_texts
