@@ -112,12 +112,14 @@ def train_recipe(
 
 def _with_parts(recipe: Recipe, head_config: IndexHeadConfig, data: Path, run: Path) -> Path:
     """Train what belongs to a run's codec; the folder of the codec that has it."""
-    codec = _codec_of(run)
+    plain = _new(run / "codec")
+    export_run(run, plain)
+    codec = LatentCodec.load(plain)
     # A run that went on longer is another codec, and its parts begin anew.
     parts = run / codec.fingerprint[:12]
     head = train_index_head(codec, head_config, data, parts / "index-head")
     searched = _new(parts / "searched")
-    extend_codec(run / "codec", searched, head=head)
+    extend_codec(plain, searched, head=head)
     if recipe.span_reader is None:
         return searched
     codec = LatentCodec.load(searched)
@@ -142,11 +144,6 @@ def _measured(recipe: Recipe, run: Path, folder: Path) -> Reconstruction | None:
     trained = {title: part for title, part in named.items() if part is not None}
     (folder / CARD_FILE).write_text(model_card(config.name, about, found, trained), encoding="utf-8")
     return found
-
-
-def _codec_of(run: Path) -> LatentCodec:
-    export_run(run, _new(run / "codec"))
-    return LatentCodec.load(run / "codec")
 
 
 def _new(folder: Path) -> Path:
