@@ -64,9 +64,7 @@ def from_scratch(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Override the number of steps, of every part.")
     ] = None,
-    export: Annotated[
-        Path | None, typer.Option(callback=_new, help="Write the trained codec into this new folder.")
-    ] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
     as_json: JsonOption = False,
 ) -> None:

@@ -19,7 +19,7 @@ from nextmem_agents.codec import checkpoint, tokens
 from nextmem_agents.errors import DataError
 from nextmem_agents.text_files import open_text
 from nextmem_agents.training.config import ScratchConfig
-from nextmem_agents.training.held_out import ENDING, is_held_out, write_held_out
+from nextmem_agents.training.held_out import ENDING, without_held_out, write_held_out
 from nextmem_agents.training.synthetic import synthetic_texts
 
 END_OF_TEXT, START_OF_DECODE, PAD = "<|end_of_text|>", "<|start_of_decode|>", "<|pad|>"
@@ -121,7 +121,8 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
 
         def sample() -> Iterator[str]:
             for path in paths.values():
-                yield from (text for text in read_texts(path) if rng.random() < share)
+                texts = without_held_out(read_records(path), config.held_out)
+                yield from (text for text in texts if rng.random() < share)
             yield from synthetic_texts(_SYNTHETIC_TEXTS // 20, config.seed)
 
         train_tokenizer(sample(), config.vocabulary).save(str(tokenizer_file))
@@ -134,7 +135,7 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
         texts = (
             synthetic_texts(_SYNTHETIC_TEXTS, config.seed + 1)
             if name == SYNTHETIC
-            else _without_held_out(read_records(paths[name]), config.held_out, kept)
+            else without_held_out(read_records(paths[name]), config.held_out, kept)
         )
         pieces: list[Array] = []
         while batch := [*islice(texts, _BATCH)]:
@@ -147,15 +148,6 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
         np.savez(temporary, tokens=np.concatenate(pieces), offsets=offsets)
         temporary.replace(target)
     return tokenizer
-
-
-def _without_held_out(records: Iterator[list[str]], share: float, kept: list[str]) -> Iterator[str]:
-    """The texts to train on; of each record that is held out, the first goes to ``kept``."""
-    for record in records:
-        if is_held_out(record[0], share):
-            kept.append(record[0])
-        else:
-            yield from record
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Array]:

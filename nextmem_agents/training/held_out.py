@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -17,6 +17,23 @@ _BUCKETS = 1000
 def is_held_out(text: str, share: float) -> bool:
     """Whether a text is kept from training: by its own bytes, so that a copy of it is on the same side."""
     return zlib.crc32(text.encode("utf-8", "replace")) % _BUCKETS < share * _BUCKETS
+
+
+def without_held_out(
+    records: Iterable[list[str]], share: float, kept: list[str] | None = None
+) -> Iterator[str]:
+    """The texts of the records that are trained on; of each that is held out, the first text goes to ``kept``.
+
+    Args:
+        records: texts that belong together, such as a dialogue and its turns, the whole first.
+        share: see :func:`is_held_out`, which is asked of the first.
+        kept: where to, if anywhere.
+    """
+    for record in records:
+        if not is_held_out(record[0], share):
+            yield from record
+        elif kept is not None:
+            kept.append(record[0])
 
 
 def write_held_out(path: Path, texts: Iterable[str]) -> None:

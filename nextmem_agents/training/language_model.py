@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from nextmem_agents.codec import checkpoint, tokens
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import CheckpointError, InvalidArgument
 from nextmem_agents.training import loop, passages, run_state, settings
-from nextmem_agents.training.corpus import END_OF_TEXT, read_texts, train_tokenizer
-from nextmem_agents.training.held_out import held_out_texts, is_held_out
+from nextmem_agents.training.corpus import END_OF_TEXT, read_records, train_tokenizer
+from nextmem_agents.training.held_out import held_out_texts, without_held_out
 from nextmem_agents.training.loop import CORPUS, LoopConfig
 from nextmem_agents.training.muon import Muon
 from nextmem_agents.training.run_state import writing
@@ -146,11 +147,7 @@ def prepare(config: LanguageModelConfig, data: Path, run: Path) -> None:
 def _sample(paths: list[Path], config: LanguageModelConfig) -> Iterator[str]:
     """The first texts of each file; merges are stable long before all of a large corpus."""
     for path in paths:
-        for i, text in enumerate(read_texts(path)):
-            if i == _TOKENIZER_TEXTS:
-                break
-            if not is_held_out(text, config.held_out):
-                yield text
+        yield from islice(without_held_out(read_records(path), config.held_out), _TOKENIZER_TEXTS)
 
 
 def train_language_model(config: LanguageModelConfig, data: Path, run: Path) -> float | None:

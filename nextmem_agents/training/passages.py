@@ -19,7 +19,7 @@ import numpy as np
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.errors import DataError
 from nextmem_agents.training.corpus import read_records
-from nextmem_agents.training.held_out import ENDING, is_held_out, write_held_out
+from nextmem_agents.training.held_out import ENDING, without_held_out, write_held_out
 from nextmem_agents.training.run_state import writing
 
 Array = np.ndarray[Any, Any]
@@ -64,11 +64,9 @@ def prepare(paths: Iterable[Path], folder: Path, tokenizer: CodecTokenizer, held
     pieces: list[Array] = []
     for path in paths:
         before = len(pieces)
-        records = read_records(path)
-        while batch := [*islice(records, _BATCH)]:
-            kept += [record[0] for record in batch if is_held_out(record[0], held_out)]
-            training = [text for record in batch if not is_held_out(record[0], held_out) for text in record]
-            pieces += [np.array(ids, dtype=np.int32) for ids in tokenizer.encode(training) if ids]
+        texts = without_held_out(read_records(path), held_out, kept)
+        while batch := [*islice(texts, _BATCH)]:
+            pieces += [np.array(ids, dtype=np.int32) for ids in tokenizer.encode(batch) if ids]
         if len(pieces) == before:
             raise DataError(f"{path} has no text to train on")
     offsets = np.cumsum([0] + [len(piece) for piece in pieces])

@@ -59,9 +59,9 @@ class Recipe:
             DataError: see :func:`settings.load`; or there is a span reader without an index head.
         """
         values = settings.read(path)
-        parts = dict(values) if isinstance(values, dict) else {}
+        parts = values if isinstance(values, dict) else {}
         head, reader = parts.pop("index_head", None), parts.pop("span_reader", None)
-        codec = settings.parse(ScratchConfig, parts if isinstance(values, dict) else values, str(path))
+        codec = settings.parse(ScratchConfig, values, str(path))
         try:
             return cls(
                 codec,
