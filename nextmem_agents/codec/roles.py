@@ -22,6 +22,8 @@ from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 
 # Loading less than this takes a second or two, where a progress bar would only clutter an application.
 _QUIET_BYTES = 2**30
+# What divides the width and the height of a 4-bit weight that bitsandbytes can repack.
+_PACKED_COLUMNS, _PACKED_ROWS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
         MissingExtra: see :meth:`Placement.arguments`.
     """
     model = _load_model(parts, placement)
+    if placement.load_in_4bit:
+        pack_for_cpu(model, placement.torch_dtype() == torch.bfloat16)
     if parts.special_tokens is not None:
         parts.special_tokens.place(model)
     if parts.adapters is None:
@@ -115,6 +119,18 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
     stage_2.attach(encoder)
     decoder = Backbone(model, parts.special_tokens, fuse=True)
     return Backbone(encoder, parts.special_tokens, fuse=True), decoder, _reader(decoder, parts)
+
+
+def pack_for_cpu(model: Any, allowed: bool) -> None:
+    """Say whether bitsandbytes may repack 4-bit weights in place on a CPU with AVX-512 BF16, as it does unasked.
+
+    Products with repacked weights are fast, but computed in bfloat16, without a gradient, and not possible for every
+    shape.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            fits = module.in_features % _PACKED_COLUMNS == 0 and module.out_features % _PACKED_ROWS == 0
+            module.support_avx512bf16_for_cpu &= allowed and fits
 
 
 def _reader(decoder: Backbone, parts: Parts) -> Backbone:

@@ -25,7 +25,7 @@ from nextmem_agents.codec import lora
 from nextmem_agents.codec.backbone import shared_view
 from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.lora import LoraAdapter
-from nextmem_agents.codec.roles import Placement, load_roles
+from nextmem_agents.codec.roles import Placement, load_roles, pack_for_cpu
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.errors import InvalidArgument, MissingExtra
 from nextmem_agents.training.loop import LoopConfig, checkpoint_activations
@@ -110,6 +110,7 @@ def load_backbone(folder: Path, special: SpecialTokens | None, config: AdapterCo
     """
     placement = Placement(device=str(device), dtype=config.dtype, load_in_4bit=config.load_in_4bit)
     model = load_roles(Parts(folder, "{}", None, special), placement)[0].model
+    pack_for_cpu(model, False)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     return model
