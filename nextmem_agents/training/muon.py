@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextmem_agents.training.precision import has_fast_bfloat16
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 
@@ -23,7 +25,7 @@ _STEPS = 5
 def orthogonalise(matrices: Tensor) -> Tensor:
     """U V^T of matrices [N, A, B] = U S V^T, approximately: singular values end between 0.7 and 1.2.
 
-    Computed in float32 on a CPU, in bfloat16 elsewhere.
+    Computed in bfloat16, or in float32 on a CPU that has no such instructions.
 
     Examples:
         >>> near = orthogonalise(torch.diag(torch.tensor([3.0, 1.0, 0.5]))[None])
@@ -31,14 +33,15 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         [1, 1, 1]
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    fast = matrices.device.type != "cpu" or has_fast_bfloat16()
+    x = matrices.bfloat16() if fast else matrices.float()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -79,5 +82,5 @@ class Muon(torch.optim.Optimizer):
                 rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):
                     parameter.mul_(1 - lr * group["weight_decay"])
-                    parameter.add_(update.to(parameter.dtype), alpha=-rate)
+                    parameter.add_(update, alpha=-rate)
         return loss

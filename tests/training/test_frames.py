@@ -50,7 +50,7 @@ def test_packed_logits_predict_as_the_codecs_decoder(settings: ScratchConfig) ->
     text = texts()[1][1]
     batch = pack([[text, np.arange(3, 23)]], 1, 0, 4)
     latents = model.latents(batch).detach()
-    logits = model.logits(batch, latents, batch.inputs).detach()
+    logits = model.backbone.lm_head(model.states(batch, latents, batch.inputs)).detach()
     config = CodecConfig("tiny", 1, 0, max_tokens=32, tokens_per_latent=4, latent_scale=settings.latent_scale)
     predicted, _ = teacher_forced_batch(
         Backbone(model.backbone), config, latents[:, :3], torch.tensor([3]), [text.tolist()]
