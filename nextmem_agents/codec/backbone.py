@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.cache import Cache, DynamicCache, StaticCache
 from nextmem_agents.codec.fused import FusedLayers, is_linear
-from nextmem_agents.codec.matrix import Bfloat16Matrix, Matrix
+from nextmem_agents.codec.matrix import Matrix, matrix
 from nextmem_agents.codec.slots import Slots
 from nextmem_agents.codec.special_tokens import SpecialTokens
 from nextmem_agents.codec.weights import Qwen3Weights
@@ -70,7 +70,7 @@ class Backbone:
             return None
         weight: Tensor = head.weight.detach()
         if weight.dtype == torch.bfloat16:
-            return Bfloat16Matrix(weight.t(), pack=weight.numel() <= _MAX_COPIED)
+            return matrix(weight.t(), pack=weight.numel() <= _MAX_COPIED)
         return Matrix(weight.t().contiguous()) if weight.numel() <= _MAX_COPIED else None
 
     @property

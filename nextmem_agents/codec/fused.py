@@ -7,8 +7,9 @@ The numbers are transformers' up to the order of float32 sums (tests hold both a
 - keys and values are written into a cache of fixed size, not concatenated at every step;
 - where only the last position is asked for, the last layer computes keys and values for all positions and the rest
   for that one alone;
-- weights in bfloat16, on a CPU that would emulate their products, are multiplied as :class:`Bfloat16Matrix` says, and
-  all between the products is float32; with an adapter they are merged in float32.
+- on a CPU, sums and norms between the products of weights in bfloat16 are float32. One that multiplies in bfloat16
+  attends in it, too, and rounds what an adapter is merged into to it; one that emulates it multiplies as
+  :class:`EmulatedBfloat16Matrix` says, with an adapter merged in float32.
 
 An architecture, dtype or setting that is not known here has no fused form; then transformers' own forward is run.
 """
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from nextmem_agents.codec.batches import at_once
 from nextmem_agents.codec.cache import StaticCache
 from nextmem_agents.codec.lora import LoraLinear
-from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, Matrix, matrix
+from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, MULTIPLIES_BFLOAT16, Matrix, matrix
 
 # A merged adapter costs a copy of the weights; a larger backbone keeps its side path, and is not fused.
 _MAX_MERGED_BYTES = 2**32
@@ -69,7 +70,10 @@ class FusedLayers:
         modules = (module for layer in model.model.layers for module in _linears(layer).values())
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         self.layers = [self._layer(layer) for layer in model.model.layers]
+        native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
         self.norm: Tensor = model.model.norm.weight.float()
+        # What attention computes in, and the cache holds.
+        self._like = self.norm.new_empty(0, dtype=torch.bfloat16 if native else torch.float32)
         self.epsilon = self.norm.new_tensor(config.rms_norm_eps)
         rope = model.model.rotary_emb
         self._frequencies: Tensor = rope.inv_freq.to(self.norm.device, torch.float32)
@@ -90,8 +94,8 @@ class FusedLayers:
         if getattr(model.model.rotary_emb, "rope_type", None) not in _ROPE_TYPES:
             return False
         dtype, device = model.model.norm.weight.dtype, model.model.norm.weight.device
-        emulated = dtype == torch.bfloat16 and device.type == "cpu" and EMULATES_BFLOAT16
-        if dtype != torch.float32 and not emulated:
+        on_cpu = device.type == "cpu" and (EMULATES_BFLOAT16 or MULTIPLIES_BFLOAT16)
+        if dtype != torch.float32 and not (dtype == torch.bfloat16 and on_cpu):
             return False
         adapted = size = 0
         for layer in model.model.layers:
@@ -137,7 +141,7 @@ class FusedLayers:
             bias = _bias(mask[:, None].expand(-1, length, -1).tril())[:, None]
         cos, sin = self._rotation(positions)
         if cache is not None:
-            cache.allocate(batch, length, self.key_heads, self.width, self.norm)
+            cache.allocate(batch, length, self.key_heads, self.width, self._like)
 
         def run(rows: slice) -> Tensor:
             part = None if cache is None else cache.rows(rows.start, rows.stop)
@@ -179,6 +183,8 @@ class FusedLayers:
         batch, length, _ = x.shape
         heads, rotated = self.heads, self.heads + self.key_heads
         dtype, x = x.dtype, x.float()
+        attended = self._like.dtype
+        bias = None if bias is None else bias.to(attended)
         final = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
@@ -188,7 +194,8 @@ class FusedLayers:
             split = split.view(batch, length, -1, self.width)
             both = _rms_norm(split[:, :, :rotated], self.epsilon).mul_(layer.head_norms)
             both = torch.addcmul(both * cos, both.roll(self.width // 2, -1), sin)
-            queries, keys, values = both[:, :, :heads], both[:, :, heads:], split[:, :, rotated:]
+            both, values = both.to(attended), split[:, :, rotated:].to(attended)
+            queries, keys = both[:, :, :heads], both[:, :, heads:]
             if cache is None:
                 keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             else:
@@ -197,7 +204,7 @@ class FusedLayers:
             if only_last:
                 queries, x = queries[:, -1:], x[:, -1:]
                 bias = None if bias is None else bias[:, :, -1:]
-            attended = F.scaled_dot_product_attention(
+            mixed = F.scaled_dot_product_attention(
                 queries.transpose(1, 2),
                 keys,
                 values,
@@ -205,7 +212,7 @@ class FusedLayers:
                 is_causal=causal and bias is None and not only_last and length > 1,
                 enable_gqa=heads != self.key_heads,
             )
-            x = layer.out.times_plus(attended.transpose(1, 2).flatten(2), x)
+            x = layer.out.times_plus(mixed.transpose(1, 2).flatten(2).to(x.dtype), x)
             if layer.out_bias is not None:
                 x += layer.out_bias
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
@@ -260,7 +267,10 @@ def _fused(modules: list[Any]) -> tuple[Tensor, Tensor | None]:
     plain = [_plain(module) for module in modules]
     biases = None if plain[0].bias is None else torch.cat([linear.bias for linear in plain]).float()
     if any(isinstance(module, LoraLinear) for module in modules):
-        return torch.cat([_merged(module) for module in modules]).t().contiguous(), biases
+        merged = torch.cat([_merged(module) for module in modules])
+        if MULTIPLIES_BFLOAT16 and plain[0].weight.dtype == torch.bfloat16:
+            return merged.bfloat16().t(), biases
+        return merged.t().contiguous(), biases
     weight = torch.cat([linear.weight for linear in plain]).t()
     if weight.dtype == torch.float32:
         weight = weight.contiguous()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nextmem_agents.codec import matrix as matrices
-from nextmem_agents.codec.matrix import _PACKS, Bfloat16Matrix, Matrix
+from nextmem_agents.codec.matrix import _PACKS, Bfloat16Matrix, EmulatedBfloat16Matrix, Matrix
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def test_bfloat16_is_widened_and_only_rows_are_rounded(
     torch.manual_seed(rows)
     x, summand = torch.randn(rows, 1, shape[0]), torch.randn(rows, 1, shape[1])
     weight = torch.randn(shape[::-1]).bfloat16().t()
-    matrix = Bfloat16Matrix(weight, pack)
+    matrix = EmulatedBfloat16Matrix(weight, pack)
     expected = x.bfloat16().double() @ weight.double()
     # One row, and a few where there is no float32 copy, come as bfloat16: 8 bits.
     rounded = rows == 1 or (rows == 2 and not pack)
@@ -57,8 +57,24 @@ def test_bfloat16_is_widened_and_only_rows_are_rounded(
         torch.testing.assert_close(found.double(), true, rtol=tolerance, atol=tolerance * 10)
 
 
-def test_bfloat16_carries_the_gradient_of_its_rows() -> None:
-    matrix = Bfloat16Matrix(torch.randn(48, 64).bfloat16().t())
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [(512, 1024), (64, 48)])
+@pytest.mark.parametrize("rows", [1, 2, 32, 257])
+@pytest.mark.parametrize("pack", [True, False])
+def test_bfloat16_is_rounded_once_before_and_once_after(rows: int, shape: tuple[int, int], pack: bool) -> None:
+    torch.manual_seed(rows)
+    x, summand = torch.randn(rows, 1, shape[0]), torch.randn(rows, 1, shape[1])
+    weight = torch.randn(shape[::-1]).bfloat16().t()
+    matrix = Bfloat16Matrix(weight, pack)
+    expected = x.bfloat16().double() @ weight.double()
+    for found, true in ((matrix.times(x), expected), (matrix.times_plus(x, summand), expected + summand)):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), true, rtol=2**-8, atol=0.04)
+
+
+@pytest.mark.parametrize("kind", [Bfloat16Matrix, EmulatedBfloat16Matrix])
+def test_bfloat16_carries_the_gradient_of_its_rows(kind: type[Matrix]) -> None:
+    matrix = kind(torch.randn(48, 64).bfloat16().t())
     for rows in (1, 3, 12):
         x = torch.randn(rows, 64, requires_grad=True)
         matrix.times(x).sum().backward()

@@ -114,7 +114,7 @@ class TestGoldens:
         error = relative(released_ones, truth).mean()
         assert 0.03 < error < 0.04
         assert relative(found, truth).mean() < 1.05 * error
-        assert relative(found, released_ones).mean() < error
+        assert relative(found, released_ones).mean() < 1.5 * error  # each is rounded in its own way
 
     @pytest.mark.parametrize("source", ["golden", "encoded"])
     def test_decoding_and_answering_give_the_released_ids_and_texts(self, source: str) -> None:
