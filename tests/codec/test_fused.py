@@ -137,7 +137,6 @@ def test_what_is_not_known_is_left_to_transformers(changes: dict[str, Any]) -> N
 
 
 @torch.inference_mode()
-@pytest.mark.skipif(not EMULATES_BFLOAT16, reason="this processor multiplies in bfloat16 by itself")
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 12])
 def test_in_bfloat16_it_is_nearer_to_the_truth_than_transformers(

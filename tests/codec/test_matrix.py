@@ -61,7 +61,9 @@ def test_bfloat16_is_widened_and_only_rows_are_rounded(
 @pytest.mark.parametrize("shape", [(512, 1024), (64, 48)])
 @pytest.mark.parametrize("rows", [1, 2, 32, 257])
 @pytest.mark.parametrize("pack", [True, False])
-def test_bfloat16_is_rounded_once_before_and_once_after(rows: int, shape: tuple[int, int], pack: bool) -> None:
+def test_bfloat16_is_rounded_once_before_and_once_after(
+    rows: int, shape: tuple[int, int], pack: bool
+) -> None:
     torch.manual_seed(rows)
     x, summand = torch.randn(rows, 1, shape[0]), torch.randn(rows, 1, shape[1])
     weight = torch.randn(shape[::-1]).bfloat16().t()
