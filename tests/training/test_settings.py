@@ -38,7 +38,11 @@ def test_recipes_of_this_repository_are_valid(path: str) -> None:
     file = Path(__file__).parents[2] / path
     recipe = Recipe.load(file)
     assert recipe.codec.name == file.stem
-    assert (recipe.index_head is not None) == (recipe.span_reader is not None) == (file.stem in ("mini", "mini-16"))
+    assert (
+        (recipe.index_head is not None)
+        == (recipe.span_reader is not None)
+        == (file.stem in ("mini", "mini-16"))
+    )
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-16", "mini-dense"])
