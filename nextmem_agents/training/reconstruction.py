@@ -188,6 +188,4 @@ def reconstruction_loss(
 def _score(states: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     logits = F.linear(states, weight).flatten(0, 1).float()
     loss = F.cross_entropy(logits, tokens.flatten())
-    # The largest is found several times as fast as where it is.
-    right = logits.detach().gather(1, tokens.flatten()[:, None])[:, 0] >= logits.detach().amax(-1)
-    return loss, right.float().mean()
+    return loss, (logits.detach().argmax(-1) == tokens.flatten()).float().mean()

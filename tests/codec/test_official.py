@@ -17,6 +17,7 @@ from nextmem_agents import LatentCodec
 from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.injection import LAYOUTS, answer_prompt, clean_released, inject_batch
 from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.matrix import EMULATES_BFLOAT16
 from nextmem_agents.codec.official import convert_official
 from nextmem_agents.errors import CheckpointError, EmptyText
 from nextmem_agents.quantization import QuantizedLatents
@@ -114,7 +115,8 @@ class TestGoldens:
         error = relative(released_ones, truth).mean()
         assert 0.03 < error < 0.04
         assert relative(found, truth).mean() < 1.05 * error
-        assert relative(found, released_ones).mean() < 1.5 * error  # each is rounded in its own way
+        # A processor that multiplies in bfloat16 rounds every product, as the released code did, but not the same ones.
+        assert relative(found, released_ones).mean() < (1 if EMULATES_BFLOAT16 else 1.1) * error
 
     @pytest.mark.parametrize("source", ["golden", "encoded"])
     def test_decoding_and_answering_give_the_released_ids_and_texts(self, source: str) -> None:

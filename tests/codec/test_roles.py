@@ -16,7 +16,7 @@ import torch
 from nextmem_agents import LatentCodec
 from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.lora import LoraLinear
-from nextmem_agents.codec.roles import Placement
+from nextmem_agents.codec.roles import Placement, pack_for_cpu
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 from tests.codec.conftest import Folders
 from tests.codec.tiny import TEXTS
@@ -115,6 +115,20 @@ def test_a_backbone_in_4_bits_encodes_decodes_and_answers(folders: Folders) -> N
     assert cosine.min() > 0.9
     with pytest.raises(InvalidArgument, match="stays where it was loaded"):
         codec.to("cpu")
+
+
+@pytest.mark.parametrize(
+    ("shape", "allowed", "expected"),
+    [((128, 96), True, True), ((128, 96), False, False), ((96, 96), True, False), ((128, 48), True, False)],
+)
+def test_4_bit_weights_are_repacked_only_where_that_is_asked_for_and_possible(
+    shape: tuple[int, int], allowed: bool, expected: bool
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(*shape), torch.nn.Linear(*shape))
+    model[0].support_avx512bf16_for_cpu = True  # what bitsandbytes' own has on such a processor
+    pack_for_cpu(model, allowed)
+    assert model[0].support_avx512bf16_for_cpu == expected
+    assert not hasattr(model[1], "support_avx512bf16_for_cpu")
 
 
 def test_4_bits_without_bitsandbytes_names_the_extra(
