@@ -12,6 +12,7 @@ from typing import Any, Literal
 import platformdirs
 
 from nextmem_agents.asynchronous import async_twin
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.items import OnRemember, check_hook
@@ -29,7 +30,6 @@ from nextmem_agents.store.server_address import TIMEOUT
 from nextmem_agents.store.server_sharing import Isolation
 
 HOME_VARIABLE = "NEXTMEM_HOME"
-DEFAULT_CODEC = "mini"
 DEFAULT_SCOPE = "default"
 
 

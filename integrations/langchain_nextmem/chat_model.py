@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from langchain_nextmem.conversation import ContentPart, as_conversation
 from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.chat import ChatTemplate, join_latents
 from nextmem_agents.codec.generation import Part, Sampling, Usage, stream
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -102,7 +103,7 @@ class ChatNextMem(BaseChatModel):
     def _choose_codec(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("codec") is None:
             memory = values.get("memory")
-            return {**values, "codec": "mini" if memory is None else memory.codec}
+            return {**values, "codec": DEFAULT_CODEC if memory is None else memory.codec}
         return values
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import typer
 from nextmem_agents.cli.opening import is_server, location, opened, settings
 from nextmem_agents.cli.options import CodecOption, JsonOption, ScopeOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json, progress
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 corpora = typer.Typer()
@@ -43,7 +44,7 @@ def encode(
     ],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file that `import` reads, and no store.")
     ] = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli.options import CodecOption, TableJsonOption, examples
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.evaluation.agent_commands import locomo, longmemeval, qa
 from nextmem_agents.evaluation.commands import reconstruction
 from nextmem_agents.evaluation.retrieval_commands import retrieval
@@ -41,7 +42,7 @@ def latent_search(
         Path | None, typer.Option(help="Search the paragraphs of this SQuAD file instead.")
     ] = None,
     limit: Annotated[int, typer.Option(min=10, help="Paragraphs of the SQuAD file.")] = 500,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     as_json: TableJsonOption = False,
 ) -> None:
     """Search by latents alone, pooled and by late interaction, beside words alone (SQLite FTS5)."""
@@ -72,7 +73,7 @@ def reading(
             help="Questions with contexts and answers (.jsonl, .jsonl.xz); by default made-up facts."
         ),
     ] = None,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     limit: Annotated[int, typer.Option(min=1, help="Questions.")] = 200,
     memories: Annotated[int, typer.Option(min=1, help="Made-up facts in one prompt, one of them right.")] = 2,
     as_json: TableJsonOption = False,

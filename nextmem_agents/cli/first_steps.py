@@ -10,6 +10,7 @@ import typer
 
 from nextmem_agents.cli.options import CodecOption, JsonOption, examples
 from nextmem_agents.cli.output import print_json
+from nextmem_agents.codec import DEFAULT_CODEC
 
 first_steps = typer.Typer()
 
@@ -22,7 +23,7 @@ def demo(
         Path | None,
         typer.Option(help="A LoCoMo file (.json, .json.xz); by default the packaged conversation."),
     ] = None,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     store: Annotated[
         Path | None, typer.Option(help="Keep the store here; by default it ends with the demo.")
     ] = None,

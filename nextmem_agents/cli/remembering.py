@@ -22,6 +22,7 @@ from nextmem_agents.cli.options import (
     time_of,
 )
 from nextmem_agents.cli.output import confirm, print_json, progress, waiting
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 remembering = typer.Typer()
@@ -43,7 +44,7 @@ def remember(
     ],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     memory_id: Annotated[
         str | None,
         typer.Option("--id", help="Your own id of one text; the same id again replaces, with history."),
@@ -108,7 +109,7 @@ def forget(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The memories.")] = None,
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     where: WhereOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -138,7 +139,7 @@ def erase(
         str, typer.Option("--scope", "-s", metavar="NAME", help="The scope to erase; it has to be named.")
     ],
     store: StoreOption = None,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,6 +14,7 @@ import typer
 from nextmem_agents.cli.opening import is_server, location, opened
 from nextmem_agents.cli.options import CodecOption, ScopeOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import MissingExtra
 
 serving = typer.Typer()
@@ -32,7 +33,7 @@ class Transport(str, Enum):
 )
 def inspect(
     store: StoreOption = None,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     read_only: Annotated[
@@ -66,7 +67,7 @@ def inspect(
 def mcp(
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     transport: Annotated[
         Transport, typer.Option(help="stdio: the client starts it; http: on loopback only.")
     ] = (Transport.stdio),

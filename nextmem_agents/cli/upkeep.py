@@ -10,6 +10,7 @@ import typer
 from nextmem_agents.cli import exits
 from nextmem_agents.cli.options import CodecOption, JsonOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json, progress, waiting
+from nextmem_agents.codec import DEFAULT_CODEC
 
 upkeep = typer.Typer()
 PANEL = "This machine"
@@ -21,7 +22,7 @@ _COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "bad": typer.
 )
 def doctor(
     store: StoreOption = None,
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     texts: Annotated[bool, typer.Option("--texts", help="Decode every stored text, too. Slow.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +52,7 @@ def doctor(
 
 @upkeep.command(rich_help_panel=PANEL, epilog=examples("bench", "bench --seconds 20 --json"))
 def bench(
-    codec: CodecOption = "mini",
+    codec: CodecOption = DEFAULT_CODEC,
     seconds: Annotated[float, typer.Option(min=0.1, help="About how long to measure.")] = 45.0,
     batch: Annotated[
         int, typer.Option(min=2, help="Texts at once, where several are measured together.")

@@ -1,1 +1,4 @@
 """Text to latents and back: checkpoints, encoder, decoder, injection, exact payloads."""
+
+DEFAULT_CODEC = "mini"
+"""The shipped codec that is used where none is named."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from nextmem_agents.codec import checkpoint
+from nextmem_agents.codec import DEFAULT_CODEC, checkpoint
 from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.latents import Latents
@@ -66,7 +66,7 @@ class LoadedCodec:
     @classmethod
     def load(
         cls,
-        name_or_folder: str | Path = "mini",
+        name_or_folder: str | Path = DEFAULT_CODEC,
         *,
         tokens_per_latent: int | None = None,
         levels: int | None = None,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 Data = Annotated[
@@ -76,7 +77,7 @@ def qa(
     ] = None,
     reader: ReaderName = "extractive",
     reader_options: ReaderOptions = None,
-    codec: Codec = "mini",
+    codec: Codec = DEFAULT_CODEC,
     k: K = 5,
     max_tokens: MaxTokens = 512,
     conversations: Histories = None,
@@ -131,7 +132,7 @@ def locomo(
     memories: Memories = None,
     reader: ReaderName = "extractive",
     reader_options: ReaderOptions = None,
-    codec: Codec = "mini",
+    codec: Codec = DEFAULT_CODEC,
     k: K = 5,
     max_tokens: MaxTokens = 512,
     full_tokens: FullTokens = 32_000,
@@ -167,7 +168,7 @@ def longmemeval(
     memories: Memories = None,
     reader: ReaderName = "extractive",
     reader_options: ReaderOptions = None,
-    codec: Codec = "mini",
+    codec: Codec = DEFAULT_CODEC,
     k: K = 5,
     max_tokens: MaxTokens = 1024,
     full_tokens: FullTokens = 128_000,

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.evaluation.table import rendered
 
@@ -21,7 +22,9 @@ def reconstruction(
             "conversation."
         ),
     ] = None,
-    codec: Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")] = "mini",
+    codec: Annotated[
+        str, typer.Option(help="A shipped codec's name or a checkpoint folder.")
+    ] = DEFAULT_CODEC,
     limit: Annotated[int, typer.Option(min=1, help="Texts of each file and length.")] = 256,
     lengths: Annotated[
         str, typer.Option(help="Numbers of tokens that texts are cut to; 'whole': as they are.")

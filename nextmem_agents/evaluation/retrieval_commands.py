@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.evaluation.table import rendered
 
@@ -49,7 +50,9 @@ def retrieval(
     output: Annotated[
         Path | None, typer.Option(help="Folder for retrieval.json, retrieval.md and what was found.")
     ] = None,
-    codec: Annotated[str, typer.Option(help="A shipped codec's name or a checkpoint folder.")] = "mini",
+    codec: Annotated[
+        str, typer.Option(help="A shipped codec's name or a checkpoint folder.")
+    ] = DEFAULT_CODEC,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown tables.")] = False,
 ) -> None:
     """Search for the evidence of questions, beside plain text memories over the same texts.

@@ -40,6 +40,7 @@ CodecOption = Annotated[str, typer.Option(help="A shipped codec's name or a chec
 ExportOption = Annotated[
     Path | None, typer.Option(callback=_new, help="Write the codec with it into this new folder.")
 ]
+CompileOption = Annotated[bool, typer.Option("--compile/--no-compile", help="Compile what is trained.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print what was trained as one JSON object at the end.")
 ]
@@ -65,7 +66,7 @@ def from_scratch(
         int | None, typer.Option(min=1, help="Override the number of steps, of every part.")
     ] = None,
     export: Annotated[Path | None, typer.Option(help="Write the trained codec into this new folder.")] = None,
-    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the model.")] = True,
+    compile_model: CompileOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train a small codec from scratch, or go on with a run that was interrupted.
@@ -181,6 +182,7 @@ def index_head(
     config: ConfigOption = None,
     steps: StepsOption = None,
     export: ExportOption = None,
+    compile_model: CompileOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train what a codec's latents are searched by; the codec itself stays as it is."""
@@ -188,7 +190,8 @@ def index_head(
     from nextmem_agents.training.export import extend_codec
     from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 
-    head = train_index_head(LatentCodec.load(codec), _settings(IndexHeadConfig, config, steps), data, output)
+    settings = _settings(IndexHeadConfig, config, steps)
+    head = train_index_head(LatentCodec.load(codec), settings, data, output, compile_model=compile_model)
     _finish("codec", output, export, as_json, lambda folder: extend_codec(codec, folder, head=head))
 
 

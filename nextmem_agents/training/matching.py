@@ -13,7 +13,7 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from nextmem_agents.training.optimizer import muon_and_adamw
 from nextmem_agents.training.packed import Packed
 from nextmem_agents.training.pairs import MadeUpQuestions, Pairs, find_questions, write_pairs
 from nextmem_agents.training.run_state import writing
+from nextmem_agents.training.token_loss import token_loss
 
 LATENTS = "latents.npz"
 _UNREAD = 0.05  # share of tokens left out of an index vector in training, as some are read wrong
@@ -113,6 +114,11 @@ class Matching(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([2.5, 2.5]))  # of the similarities, before the softmax
         self.questions, self.texts, self.config, self.end = questions, texts, config, end
         self.weights = _rarity(texts.tokens.values, end, len(head.tokens))
+        self._token_loss: Callable[..., tuple[Tensor, Tensor]] = token_loss
+
+    def compile_loss(self) -> None:
+        """Compile what most of a step is spent on."""
+        self._token_loss = torch.compile(token_loss)
 
     def forward(self, rows: loop.Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses for the pairs whose numbers ``rows`` holds, and how many come out first."""
@@ -129,9 +135,8 @@ class Matching(nn.Module):
             question_terms = self.head.terms(questions, question_lengths)
         if self.config.named_tokens:
             flat = torch.cat([terms[0].flatten(0, 1), question_terms[0].flatten(0, 1)])
-            logits, right = self._name(flat, torch.cat([tokens.flatten(), asked.flatten()]))
-            loss = loss + F.cross_entropy(logits, right)
-            named = (logits.argmax(-1) == right).float().mean()
+            naming, named = self._name(flat, torch.cat([tokens.flatten(), asked.flatten()]))
+            loss = loss + naming
         if matching:
             late = late_interaction(*(x[chosen] for x in question_terms), *(x[chosen] for x in terms))
             loss = loss + _told_apart(late * scale[0])
@@ -147,12 +152,12 @@ class Matching(nn.Module):
         }
 
     def _name(self, terms: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of some term vectors [N, term_size] over all tokens [n, V], and which token each stands for."""
+        """The loss of some term vectors [N, term_size] over all tokens, and the share of them that name their own."""
         there = (tokens >= 0).nonzero()[:, 0]
         n = min(self.config.named_tokens, len(there))
         drawn = there[torch.multinomial(self.weights[tokens[there]], n)]
-        directions = F.normalize(self.head.tokens, dim=-1)
-        return F.normalize(terms[drawn], dim=-1) @ directions.T * self.head.sharpness.exp(), tokens[drawn]
+        directions = F.normalize(self.head.tokens, dim=-1) * self.head.sharpness.exp()
+        return self._token_loss(F.normalize(terms[drawn], dim=-1), directions, tokens[drawn])
 
     def _pooled(self, side: _Side, chosen: Tensor) -> Tensor:
         """Index vectors of texts whose tokens were all read right, or, without tokens, of their latents."""
@@ -190,7 +195,9 @@ def _inverse_frequency(tokens: Tensor, vocabulary: int) -> Tensor:
     return torch.log((counts.sum() + 1) / (counts + 1))
 
 
-def train_index_head(codec: LatentCodec, config: IndexHeadConfig, data: Path, run: Path) -> IndexHead:
+def train_index_head(
+    codec: LatentCodec, config: IndexHeadConfig, data: Path, run: Path, *, compile_model: bool = True
+) -> IndexHead:
     """Train until ``config.steps``, going on from what ``run`` holds.
 
     Raises:
@@ -231,6 +238,8 @@ def train_index_head(codec: LatentCodec, config: IndexHeadConfig, data: Path, ru
             head.to_index.weight *= rarity[:, None] / config.index_size**0.5
             head.to_index.weight[end] = 0.0
     module = Matching(head, questions, texts, config, end)
+    if compile_model:
+        module.compile_loss()
     optimizers = muon_and_adamw(module, config.learning_rate, config.adamw_rate)
     count = len(texts.latents)
 

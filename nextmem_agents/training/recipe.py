@@ -102,7 +102,7 @@ def train_recipe(
         return None
     with _alone():
         if recipe.index_head is not None:
-            finished = _with_parts(recipe, recipe.index_head, data, run)
+            finished = _with_parts(recipe, recipe.index_head, data, run, compile_model)
             if export is not None:
                 shutil.copytree(finished, export, dirs_exist_ok=True)
         elif export is not None:
@@ -110,14 +110,16 @@ def train_recipe(
         return None if export is None else _measured(recipe, run, export)
 
 
-def _with_parts(recipe: Recipe, head_config: IndexHeadConfig, data: Path, run: Path) -> Path:
+def _with_parts(
+    recipe: Recipe, head_config: IndexHeadConfig, data: Path, run: Path, compile_model: bool
+) -> Path:
     """Train what belongs to a run's codec; the folder of the codec that has it."""
     plain = _new(run / "codec")
     export_run(run, plain)
     codec = LatentCodec.load(plain)
     # A run that went on longer is another codec, and its parts begin anew.
     parts = run / codec.fingerprint[:12]
-    head = train_index_head(codec, head_config, data, parts / "index-head")
+    head = train_index_head(codec, head_config, data, parts / "index-head", compile_model=compile_model)
     searched = _new(parts / "searched")
     extend_codec(plain, searched, head=head)
     if recipe.span_reader is None:

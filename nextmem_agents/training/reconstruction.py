@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from nextmem_agents.quantization.fake_quantization import round_trip
 from nextmem_agents.training.frames import FrameBatch
+from nextmem_agents.training.token_loss import token_loss
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Of each layer, [B, heads, T, width]."""
@@ -44,7 +44,7 @@ class FrameCodec(nn.Module):
         self.register_buffer("accuracy", torch.zeros(()))
         self._hidden: Callable[..., Tensor] = self._run
         self._text_key_values: Callable[..., KeyValues] = self._fill
-        self._score: Callable[..., tuple[Tensor, Tensor]] = _score
+        self._token_loss: Callable[..., tuple[Tensor, Tensor]] = token_loss
 
     def _run(
         self, embeddings: Tensor, mask: Tensor, positions: Tensor, before: KeyValues | None = None
@@ -80,7 +80,7 @@ class FrameCodec(nn.Module):
         """Compile all but the single steps; every frame batch has the same shape."""
         self._hidden = torch.compile(self._run, dynamic=False)
         self._text_key_values = torch.compile(self._fill, dynamic=False)
-        self._score = torch.compile(_score, dynamic=False)
+        self._token_loss = torch.compile(token_loss, dynamic=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Input embeddings of token ids, [..., D]."""
@@ -125,7 +125,7 @@ class FrameCodec(nn.Module):
 
     def score(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of ``tokens`` [B, T] after ``states``, and the share of them predicted right."""
-        return self._score(states, self.backbone.lm_head.weight, tokens)
+        return self._token_loss(states, self.backbone.lm_head.weight, tokens)
 
     def disturb(
         self,
@@ -183,9 +183,3 @@ def reconstruction_loss(
     random_tokens = torch.randint(vocabulary, (frames, slots), generator=generator)
     states = model.states(batch, latents, torch.where(replaced, random_tokens, batch.inputs))
     return model.score(states, batch.tokens)
-
-
-def _score(states: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    logits = F.linear(states, weight).flatten(0, 1).float()
-    loss = F.cross_entropy(logits, tokens.flatten())
-    return loss, (logits.detach().argmax(-1) == tokens.flatten()).float().mean()

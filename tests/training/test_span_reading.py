@@ -48,7 +48,7 @@ def codec(data: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentCodec:
         steps=8, batch_size=16, matched=8, questions={"asked": 1.0}, pairs=32, term_size=16, index_size=16, width=32,
         terms_per_latent=ratio, named_tokens=64, sources=("texts",),
     )  # fmt: skip
-    head = train_index_head(whole, settings, data, folder / "run")
+    head = train_index_head(whole, settings, data, folder / "run", compile_model=False)
     extend_codec(folder / "whole", folder / "headed", head=head)
     return LatentCodec.load(folder / "headed")
 
