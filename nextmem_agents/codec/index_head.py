@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nextmem_agents.errors import CheckpointError
 
 FILE = "index_head.safetensors"
+_ROWS = 1024  # of logits over the vocabulary, held at once
 
 
 class IndexHead(nn.Module):
@@ -91,9 +92,27 @@ class IndexHead(nn.Module):
 
     def named_tokens(self, terms: Tensor) -> tuple[Tensor, Tensor]:
         """The token that each term vector [..., term_size] names, int64 [...], and how certainly, 0..1 [...]."""
-        cosine = F.normalize(terms, dim=-1) @ F.normalize(self.tokens, dim=-1).T
-        certainty, named = (cosine * self.sharpness.exp()).softmax(-1).max(-1)
+        certainty, named = self._probabilities(terms).max(-1)
         return named, certainty
+
+    def expected(self, terms: Tensor) -> Tensor:
+        """Term vectors [..., term_size] turned to the mean direction of the tokens they may name, their norms kept.
+
+        The mean is over the probabilities of the tokens: what a latent does not say for certain moves a term vector
+        less than the noise of reading does. Without tokens, the term vectors as they are.
+        """
+        if not len(self.tokens):
+            return terms
+        tokens = F.normalize(self.tokens, dim=-1)
+        found = [
+            self._probabilities(part) @ tokens for part in terms.reshape(-1, self.term_size).split(_ROWS)
+        ]
+        return F.normalize(torch.cat(found), dim=-1).view_as(terms) * terms.norm(dim=-1, keepdim=True)
+
+    def _probabilities(self, terms: Tensor) -> Tensor:
+        """How probably term vectors [..., term_size] stand for each token, [..., V]."""
+        cosine = F.normalize(terms, dim=-1) @ F.normalize(self.tokens, dim=-1).T
+        return (cosine * self.sharpness.exp()).softmax(-1)
 
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""

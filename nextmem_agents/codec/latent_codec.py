@@ -229,8 +229,8 @@ class LatentCodec(AnsweringCodec):
 
         Returns:
             float32 [Q, B] in -1 … 1, on the CPU: means, weighted by the norms of the query's term vectors, of
-            the cosine to the passage's nearest term vector. Without an index head the latents themselves are
-            the terms, of equal weight.
+            the cosine to the passage's nearest term vector; those of both are read as :meth:`IndexHead.expected`
+            says. Without an index head the latents themselves are the terms, of equal weight.
 
         Raises:
             CodecMismatch: latents of another codec.
@@ -243,7 +243,10 @@ class LatentCodec(AnsweringCodec):
         values = latents.values.float()
         if self.index_head is None:
             return F.normalize(values, dim=-1), latents.lengths
-        return self.index_head.terms(values, latents.lengths)
+        terms, counts = self.index_head.terms(values, latents.lengths)
+        there = torch.arange(terms.shape[1], device=terms.device) < counts[:, None]
+        terms[there] = self.index_head.expected(terms[there])
+        return terms, counts
 
     def quantize(self, latents: Latents, *, as_released: bool = False) -> list[QuantizedLatents]:
         """Each row in the codec's codes (NF4, or 2, 3, 4 or 8 levels), packed, with FP8 scales if it has any.

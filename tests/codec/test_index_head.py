@@ -70,6 +70,21 @@ def test_terms_and_index_vectors_do_not_depend_on_padding(vocabulary: int) -> No
             torch.testing.assert_close(alone[5], own[1, 1])
 
 
+def test_a_term_vector_is_read_as_the_token_it_most_probably_names() -> None:
+    torch.manual_seed(4)
+    head = IndexHead(64, 4, 32, 24, 32, 50)
+    tokens = torch.nn.functional.normalize(head.tokens.detach(), dim=-1)
+    noisy = 5 * (tokens + 0.4 * torch.nn.functional.normalize(torch.randn(50, 32), dim=-1))
+    with torch.inference_mode():
+        found = head.expected(noisy.view(5, 10, 32)).view(50, 32)
+    before, after = (torch.cosine_similarity(x, tokens) for x in (noisy, found))
+    assert before.min() < 0.95 < 0.99 < after.min()
+    torch.testing.assert_close(found.norm(dim=-1), noisy.norm(dim=-1))
+    assert head.expected(noisy[:0]).shape == (0, 32)
+    unnamed = IndexHead(64, 4, 32, 24, 32)
+    assert unnamed.expected(noisy) is noisy
+
+
 def test_a_text_is_nearest_to_itself_and_vectors_have_length_one(headed: LatentCodec) -> None:
     latents = headed.encode(tiny.TEXTS)
     scores = headed.late_interaction(latents, latents)
