@@ -104,15 +104,16 @@ class IndexHead(nn.Module):
         if not len(self.tokens):
             return terms
         tokens = F.normalize(self.tokens, dim=-1)
-        found = [
-            self._probabilities(part) @ tokens for part in terms.reshape(-1, self.term_size).split(_ROWS)
-        ]
-        return F.normalize(torch.cat(found), dim=-1).view_as(terms) * terms.norm(dim=-1, keepdim=True)
+        parts = torch.split(terms.flatten(0, -2), _ROWS)
+        found = torch.cat([self._probabilities(part) @ tokens for part in parts]).view_as(terms)
+        norms: Tensor = torch.linalg.vector_norm(terms, dim=-1, keepdim=True)
+        return F.normalize(found, dim=-1) * norms
 
     def _probabilities(self, terms: Tensor) -> Tensor:
         """How probably term vectors [..., term_size] stand for each token, [..., V]."""
         cosine = F.normalize(terms, dim=-1) @ F.normalize(self.tokens, dim=-1).T
-        return (cosine * self.sharpness.exp()).softmax(-1)
+        found: Tensor = (cosine * self.sharpness.exp()).softmax(-1)
+        return found
 
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""
