@@ -2,7 +2,7 @@
 
     python examples/langchain_agent.py [codec] [model]
 
-Three conversations, each with a fresh agent: what carries over is in the memory alone. ``codec`` is "mini" or a
+Three conversations, each with a fresh agent: what carries over is in the memory alone. ``codec`` is "mini-16" or a
 checkpoint folder. ``model`` is "quote" (the default: ``QuotingChatModel``, which quotes what it was given), "codec"
 (the codec's own backbone, ``ChatNextMem``, which is given latents: for a codec on Qwen3-8B), or any hosted model that
 LangChain knows by name, such as "anthropic:claude-sonnet-4-5".
@@ -33,7 +33,7 @@ def chat_model(name: str, store: NextMem) -> BaseChatModel | str:
     return ChatNextMem(codec=store.codec, max_tokens=64) if name == "codec" else name
 
 
-def main(codec: str = "mini", model: str = "quote") -> None:
+def main(codec: str = "mini-16", model: str = "quote") -> None:
     """Hold the conversations and print them."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec) as store:
         for session, lines in CONVERSATIONS.items():

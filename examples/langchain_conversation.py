@@ -3,7 +3,7 @@
     python examples/langchain_conversation.py [codec]
 
 Each user's ``NextMemMemory`` reads and writes that user's scope and no other. The model quotes what it was
-given (``QuotingChatModel``); put any model in its place. The codec is "mini" or a folder.
+given (``QuotingChatModel``); put any model in its place. The codec is "mini-16" or a folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nextmem_agents import NextMem
 warnings.filterwarnings("ignore", category=LangChainDeprecationWarning)
 
 
-def main(codec: str = "mini") -> None:
+def main(codec: str = "mini-16") -> None:
     """Let Ann and Ben talk, and print it."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec) as store:
         memories = {name: NextMemMemory(memory=store, user_id=name) for name in ("Ann", "Ben")}

@@ -2,7 +2,7 @@
 
     python examples/langgraph_agent.py [codec] [model]
 
-``codec`` is "mini" or a checkpoint folder; ``model`` is "quote", or a hosted model by LangChain's name for it.
+``codec`` is "mini-16" or a checkpoint folder; ``model`` is "quote", or a hosted model by LangChain's name for it.
 
 Who speaks is named with each call, in the context; no message and no tool argument can choose it. The agent forgets
 its thread when a new one begins, and recalls what the user said in earlier ones. A tool keeps notes in LangGraph's own
@@ -38,7 +38,7 @@ class Caller:
     user_id: str
 
 
-def main(codec: str = "mini", model: str = "quote") -> None:
+def main(codec: str = "mini-16", model: str = "quote") -> None:
     """Let Ann and Ben talk to one agent, in turns, and look at what is kept."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec) as memory:
         # The team's notes are a scope of their own, beside those of its users.

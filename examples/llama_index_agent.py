@@ -3,9 +3,8 @@
     python examples/llama_index_agent.py [reader]
 
 Three conversations, each with a fresh agent and a fresh chat memory: what carries over is in the store alone. The
-reader is "mini" (the shipped codec, whose memories are then quoted, not understood), "openai:MODEL" (a hosted model;
-needs llama-index-llms-openai and a key), or a codec on Qwen3-8B, by folder or hub id: its own backbone reads the
-memories as latents.
+reader is "quote" (memories are quoted, not understood), "openai:MODEL" (a hosted model; needs llama-index-llms-openai
+and a key), or a codec on Qwen3-8B, by folder or hub id: its own backbone reads the memories as latents.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ CONVERSATIONS = {
 
 def codec_of(reader: str) -> str:
     """The codec that remembers."""
-    return "mini" if reader.startswith("openai:") else reader
+    return "mini-16" if reader == "quote" or reader.startswith("openai:") else reader
 
 
 def llm_of(reader: str, ann: Scope) -> LLM:
     """The LLM that answers."""
-    if reader == "mini":
+    if reader == "quote":
         return QuotingLLM()
     if reader.startswith("openai:"):
         from llama_index.llms.openai import OpenAI
@@ -59,7 +58,7 @@ async def talk(ann: Scope, llm: LLM) -> None:
         print(f"  {remembered.session}, {remembered.role}: {remembered.text}")
 
 
-def main(reader: str = "mini") -> None:
+def main(reader: str = "quote") -> None:
     """Talk over a store in a folder that goes away again."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec_of(reader)) as store:
         ann = store.scope("ann")

@@ -3,7 +3,7 @@
     python examples/llama_index_locomo.py [locomo10.json] [codec] [reader]
 
 Without a file: the conversation that ships with the package. LoCoMo's own is ``data/locomo10.json`` of
-https://github.com/snap-research/locomo (CC BY-NC 4.0); its first conversation is read here. ``codec`` is "mini" or a
+https://github.com/snap-research/locomo (CC BY-NC 4.0); its first conversation is read here. ``codec`` is "mini-16" or a
 checkpoint folder. ``reader`` is "extractive" (the default: the best-matching sentence), "codec" (for a codec that can
 answer), "llama-index:llama_index.llms.openai:OpenAI", "transformers:FOLDER" or the address of an OpenAI-compatible
 server.
@@ -25,7 +25,7 @@ from nextmem_agents.evaluation.study import Study
 MEMORIES = ["nextmem", "none", "bm25", "llama-index-vectors"]
 
 
-def main(data: str | None = None, codec: str = "mini", reader: str = "extractive") -> None:
+def main(data: str | None = None, codec: str = "mini-16", reader: str = "extractive") -> None:
     """Read, ask, and print the table."""
     benchmark = locomo_benchmark(Path(data) if data else default_conversation()).cut(limit=1)
     study = Study(benchmark, codec, reader, framework="llama-index")

@@ -2,9 +2,9 @@
 
     python examples/llama_index_query_engine.py [reader]
 
-The reader is "mini" (the shipped codec, whose memories are then quoted, not understood), "openai:MODEL" (a hosted
-model; needs llama-index-llms-openai and a key), or a codec on Qwen3-8B, by folder or hub id: its own backbone reads
-the memories as latents.
+The reader is "quote" (memories are quoted, not understood), "openai:MODEL" (a hosted model; needs
+llama-index-llms-openai and a key), or a codec on Qwen3-8B, by folder or hub id: its own backbone reads the memories as
+latents.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nextmem_agents import NextMem, Scope
 
 def codec_of(reader: str) -> str:
     """The codec that remembers."""
-    return "mini" if reader.startswith("openai:") else reader
+    return "mini-16" if reader == "quote" or reader.startswith("openai:") else reader
 
 
 def llm_of(reader: str, ann: Scope) -> LLM:
     """The LLM that answers."""
-    if reader == "mini":
+    if reader == "quote":
         return QuotingLLM()
     if reader.startswith("openai:"):
         from llama_index.llms.openai import OpenAI
@@ -35,7 +35,7 @@ def llm_of(reader: str, ann: Scope) -> LLM:
     return NextMemLLM(ann)
 
 
-def main(reader: str = "mini") -> None:
+def main(reader: str = "quote") -> None:
     """Remember three notes, ask two questions, and print the answers with their sources."""
     with TemporaryDirectory() as folder, NextMem.open(folder, codec=codec_of(reader)) as store:
         ann = store.scope("ann")

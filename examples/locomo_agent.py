@@ -4,7 +4,7 @@
 
 Without a file: the conversation that ships with the package. LoCoMo's own is ``data/locomo10.json`` of
 https://github.com/snap-research/locomo (CC BY-NC 4.0); its first conversation is read here, ``nextmem evaluate locomo``
-reads all. ``codec`` is "mini" or a checkpoint folder. ``reader`` is "extractive" (the default: the best-matching
+reads all. ``codec`` is "mini-16" or a checkpoint folder. ``reader`` is "extractive" (the default: the best-matching
 sentence, a floor and no intelligence), "codec" (for a codec that can answer), "langchain:openai:gpt-4o-mini",
 "transformers:FOLDER" or the address of an OpenAI-compatible server.
 
@@ -25,7 +25,7 @@ from nextmem_agents.evaluation.study import Study
 MEMORIES = ["nextmem", "none", "window", "bm25"]
 
 
-def main(data: str | None = None, codec: str = "mini", reader: str = "extractive") -> None:
+def main(data: str | None = None, codec: str = "mini-16", reader: str = "extractive") -> None:
     """Read, ask, and print the table; where evidence was recalled, and what was replied to the first questions."""
     benchmark = locomo_benchmark(Path(data) if data else default_conversation()).cut(limit=1)
     study = Study(benchmark, codec, reader, framework="langchain")

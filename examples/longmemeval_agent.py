@@ -62,7 +62,7 @@ def packaged(folder: Path) -> Path:
 
 
 def main(
-    data: str | None = None, codec: str = "mini", reader: str = "extractive", judge: str | None = None
+    data: str | None = None, codec: str = "mini-16", reader: str = "extractive", judge: str | None = None
 ) -> None:
     """Read, ask, and print the table."""
     with TemporaryDirectory() as folder:

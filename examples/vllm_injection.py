@@ -28,7 +28,7 @@ NOTES = [
 QUESTION = "Where did I move?"
 
 
-def main(base_url: str, codec: str = "mini") -> None:
+def main(base_url: str, codec: str = "mini-16") -> None:
     """Remember two notes, recall one, and let the server answer from its latents."""
     with NextMem.open(":memory:", codec=codec) as store:
         ann = store.scope("ann")
@@ -36,8 +36,9 @@ def main(base_url: str, codec: str = "mini") -> None:
         hit = ann.recall(QUESTION, k=1)[0]
         model = served_model_name(ann.codec)
         message = HumanMessage([memory_block([hit.id]), {"type": "text", "text": QUESTION}])
-        # mini puts latents at positions that a server cannot give them: here it only shows the way.
-        (ready,) = with_prompt_embeds([message], ann, model=model, ignore_positions=codec == "mini")
+        # The shipped codecs put latents at positions that a server cannot give them: here they only show the way.
+        aligned = ann.codec.config.positions == "aligned"
+        (ready,) = with_prompt_embeds([message], ann, model=model, ignore_positions=aligned)
         request: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": ready.content}],

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from nextmem_agents import LatentCodec, NextMem
+from nextmem_agents.codec import DEFAULT_CODEC
 
-CODEC = "mini"
+CODEC = DEFAULT_CODEC
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ class ChatNextMem(BaseChatModel):
         ...     model = ChatNextMem(memory=alice, max_tokens=8)
         ...     message = {"role": "user", "content": [memory_block([note]), {"type": "text", "text": "Where?"}]}
         ...     model.invoke([message]).usage_metadata["input_token_details"]["latent_positions"]
-        2
+        1
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -94,7 +94,7 @@ def test_reconstruction_sweeps_and_draws(works: Run, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(
         "The harbour froze in 1911, and thawed in May of the year that followed it."
     )
-    options = ["--lengths", "whole", "--levels", "3,16", "--noise", "0,0.5", "--tokens-per-latent", "8"]
+    options = ["--lengths", "whole", "--levels", "3,16", "--noise", "0,0.5", "--tokens-per-latent", "16"]
     figures = ["--plots", tmp_path / "plots", "--heatmap", tmp_path / "map.png"]
     command = ["evaluate", "reconstruction", tmp_path / "t.txt", "--codec", CODEC, "--json"]
     rows = json.loads(works(*command, *options, *figures).out)

@@ -32,7 +32,9 @@ def test_a_trained_codec_gives_texts_back(codec: LatentCodec) -> None:
     assert (found.quantised.f1, found.quantised.exact, found.quantised.fidelity) == (1.0, 1.0, 1.0)
     assert found.n == 3
     assert found.tokens == sum(map(codec.count_tokens, TEXTS)) / 3
-    n_latents = sum(-(-codec.count_tokens(text) // 8) for text in TEXTS)
+    ratio = codec.config.tokens_per_latent
+    assert ratio is not None
+    n_latents = sum(-(-codec.count_tokens(text) // ratio) for text in TEXTS)
     assert found.characters_per_latent == sum(map(len, TEXTS)) / n_latents
     assert found.latent_bytes == n_latents * (codec.dim // 2 + 1) / 3
 

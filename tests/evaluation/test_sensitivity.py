@@ -35,7 +35,9 @@ def test_spans_are_where_the_tokens_are(codec: LatentCodec) -> None:
     )
     first = codec.count_tokens("I met 1 men in the hall.")
     both = codec.count_tokens("I met 1 men in the hall. It was 4 o'clock.")
-    assert found.spans == ((0.0, first / 8), (first / 8, both / 8))
+    ratio = codec.config.tokens_per_latent
+    assert ratio is not None
+    assert found.spans == ((0.0, first / ratio), (first / ratio, both / ratio))
     assert found.n_swaps == 2 + 3
 
 

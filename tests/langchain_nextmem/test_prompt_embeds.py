@@ -20,7 +20,6 @@ from langchain_nextmem.prompt_embeds import prompt_embeds_part, served_model_nam
 from nextmem_agents import CodecMismatch, InvalidArgument, LatentCodec, MemoryNotFound, NextMem, Scope
 from nextmem_agents.codec.generation import embed_prompt
 from tests.codec import tiny
-from tests.conftest import CODEC
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -105,7 +104,7 @@ def double(codec: LatentCodec) -> Iterator[Double]:
 def test_the_example_against_a_server(
     codec: LatentCodec, double: Double, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_path("examples/vllm_injection.py")["main"](double.url, CODEC)
+    run_path("examples/vllm_injection.py")["main"](double.url)
     printed = capsys.readouterr().out
     n = double.tensors[0].shape[0]
     assert f"memory: {n} latents in place of" in printed

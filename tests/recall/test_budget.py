@@ -61,5 +61,5 @@ def test_an_encoding_whose_file_is_not_here_is_not_fetched() -> None:
 
 def test_an_unknown_model_is_counted_with_the_codecs_tokenizer(memory: NextMem) -> None:
     counter = memory.scope().token_counter("claude-something")
-    assert counter.source == "codec:mini"
+    assert counter.source == "codec:mini-16"
     assert counter("hello") >= 1
