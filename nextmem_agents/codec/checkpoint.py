@@ -79,7 +79,7 @@ def find(name: str | Path, allow_download: bool = False) -> Path:
     """The folder of a shipped codec by name, a folder as given, or a hub id's folder in the local cache.
 
     Args:
-        name: ``"mini"``, a folder, or ``"owner/name"``.
+        name: a shipped codec's, such as ``"mini-16"``, a folder, or ``"owner/name"``.
         allow_download: fetch what the cache lacks from the Hugging Face hub.
 
     Raises:

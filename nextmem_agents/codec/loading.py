@@ -81,8 +81,8 @@ class LoadedCodec:
         """Load a shipped codec by name, or one from a checkpoint folder.
 
         Args:
-            name_or_folder: ``"mini"``, a folder that holds ``nextmem.json``, or a hub id that is in the local
-                cache.
+            name_or_folder: a shipped codec's name (``"mini-16"``, ``"mini"``, ``"mini-dense"``), a folder that holds
+                ``nextmem.json``, or a hub id that is in the local cache.
             tokens_per_latent: another density that the codec was trained at (``densities`` in its
                 ``nextmem.json``); a codec at another density is another codec, with a fingerprint of its own.
             levels: quantise latents to 2, 3, 4 or 8 levels (1.6, 2 or 3 bits), or to 16 (NF4); with a fingerprint
