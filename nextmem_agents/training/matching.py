@@ -209,8 +209,8 @@ def train_index_head(
     if config.named_tokens and ratio != config.terms_per_latent:
         raise InvalidArgument(
             f"codec {codec.config.name!r} has {ratio or 'no fixed number of'} tokens in a latent, and "
-            f"terms_per_latent is {config.terms_per_latent}: each term vector has to name one token. Set named_tokens "
-            "to 0 to learn from pairs alone"
+            f"terms_per_latent is {config.terms_per_latent}: each term vector has to name one token. Set "
+            f"{f'terms_per_latent to {ratio}, or ' if ratio else ''}named_tokens to 0 to learn from pairs alone"
         )
     process = loop.accelerator(config)
     if process.is_main_process:
