@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextmem_agents import LatentCodec, NextMem
+from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
 from nextmem_agents.quantization import Payload
@@ -126,14 +127,21 @@ def test_a_wrong_decoder_is_caught_and_never_silent(
 def test_what_the_decoder_cannot_give_back_is_kept_literally(
     codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nextmem_agents.codec.exact.follows_batch", lambda *args: [False for _ in args[4]])
-    # Where the proof at one go is in doubt, the decoder itself has the last word.
-    assert compress(codec, ["The code is 4711."])[0][0].payload.literal is None
+    text = "The code is 4711."
+    assert compress(codec, [text])[0][0].payload.literal is None
+    with monkeypatch.context() as patched:
+        # Every token would have to be repaired, which costs more than the text.
+        patched.setattr(
+            "nextmem_agents.codec.exact.stepwise_leads", lambda *args: [[-1.0] * len(row) for row in args[4]]
+        )
+        assert compress(codec, [text])[0][0].payload.literal == text.encode()
+    # A decoder whose steps are not asked at once is asked to decode, and what it gives back decides.
+    monkeypatch.setattr(Backbone, "fused", property(lambda _: False))
+    assert compress(codec, [text])[0][0].payload.literal is None
     monkeypatch.setattr(
         "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
     )
-    payload = compress(codec, ["The code is 4711."])[0][0].payload
-    assert payload.literal == b"The code is 4711."
+    assert compress(codec, [text])[0][0].payload.literal == text.encode()
 
 
 def test_a_kept_text_is_the_last_resort(codec: LatentCodec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,21 +164,15 @@ def continue_greedily(
 
 
 @torch.inference_mode()
-def follows_batch(
-    backbone: Backbone,
-    config: CodecConfig,
-    values: Tensor,
-    lengths: Tensor,
-    rows: Sequence[Sequence[int]],
-    repairs: Sequence[Mapping[int, int]],
-    margin: float,
-) -> list[bool]:
-    """Whether greedy decoding, step by step with a cache, gives ``rows``, each true token ahead by ``margin``.
+def stepwise_leads(
+    backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """The lead of each token of ``rows`` where the decoder takes step after step with a cache, as it does to decode.
 
-    The steps are those of :func:`greedy_batch`, fed with the tokens that it would give as long as the answer is yes.
-    Only the logits are computed for all steps at once, which spares reading the output matrix at each; from those of a
-    single step they differ by a hundredth of the margin that is asked for, as batch sizes do (``MARGIN``, which
-    repairs keep).
+    The steps are those of :func:`greedy_batch`, fed with the true tokens: where every lead is positive, or its token
+    a repair, greedy decoding gives ``rows``. Only the logits are computed for all steps at once, which spares reading
+    the output matrix at each; from those of a single step they differ by a hundredth of the margin that repairs keep
+    (``MARGIN``), as batch sizes do.
 
     Args:
         backbone: the model in its decoder role.
@@ -186,8 +180,9 @@ def follows_batch(
         values: float [B, L, D].
         lengths: int64 [B].
         rows: token ids of each row, none empty.
-        repairs: per row, position → token id that is taken in place of the argmax.
-        margin: in logits.
+
+    Returns:
+        Per row, the true token's lead at each position: its logit minus the best other one.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     embeddings, mask, positions = prefix(backbone, config, values[order], lengths[order])
@@ -201,13 +196,11 @@ def follows_batch(
             cache.keep_first(n)
         position = position[:n] + 1
         states.append(backbone.step(backbone.embed_generated(ids[:n, t - 1 : t]), position, cache)[:, 0])
-    found = [False] * len(rows)
+    leads: list[list[float]] = [[] for _ in rows]
     for place, i in enumerate(order):
         of_row = torch.stack([state[place] for state in states[: len(rows[i])]])
-        leads, _ = leads_and_rivals(backbone.logits(of_row), ids[place, : len(rows[i])])
-        leads[list(repairs[i])] = margin
-        found[i] = bool((leads >= margin).all())
-    return found
+        leads[i] = leads_and_rivals(backbone.logits(of_row), ids[place, : len(rows[i])])[0].tolist()
+    return leads
 
 
 def leads_and_rivals(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:

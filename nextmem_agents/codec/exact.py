@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from nextmem_agents.codec.batches import BATCH, in_batches
-from nextmem_agents.codec.decoder import follows_batch, greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.decoder import greedy_batch, stepwise_leads, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.codec.repair import MARGIN, Repair
+from nextmem_agents.codec.repair import Repair
 from nextmem_agents.codec.slots import WAITING
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
@@ -126,11 +126,13 @@ def _compress_batch(
 def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLatents], Latents, list[Repair]]:
     """What is kept of each row, as codes and as the latents that these stand for, and what it needs besides.
 
-    Only rows that would need a repair are refined.
+    Only rows that would need a repair are refined. Where steps cost little, repairs are those that the stepwise
+    decoder itself needs; elsewhere those that a parallel pass predicts.
     """
 
     def check(latents: Latents, rows: list[list[int]]) -> list[Repair]:
-        _, leads = teacher_forced_batch(codec.decoder, codec.config, latents.values, latents.lengths, rows)
+        given = codec.decoder, codec.config, latents.values, latents.lengths, rows
+        leads = stepwise_leads(*given) if codec.decoder.fused else teacher_forced_batch(*given)[1]
         return [Repair.of(row, lead) for row, lead in zip(rows, leads, strict=True)]
 
     encoded = codec.encode_ids(ids)
@@ -150,31 +152,12 @@ def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLat
 def _proven(
     codec: LatentCodec, latents: Latents, ids: list[list[int]], texts: list[bytes], repairs: list[Repair]
 ) -> list[bool]:
-    """Whether the decoder gives each text with its repairs.
-
-    The parallel pass predicts what the cached, stepwise decoder will do; only that decoder itself proves it.
-    """
-    proven = [False] * len(ids)
+    """Whether the decoder gives each text with its repairs: what a parallel pass has predicted is decoded now."""
     if codec.decoder.fused:
-        forced = [dict(repair.tokens) for repair in repairs]
-        followed = follows_batch(
-            codec.decoder, codec.config, latents.values, latents.lengths, ids, forced, MARGIN / 2
-        )
-        proven = [
-            ok and codec.tokenizer.to_bytes(row) == text
-            for ok, row, text in zip(followed, ids, texts, strict=True)
-        ]
-    if doubtful := [i for i, ok in enumerate(proven) if not ok]:
-        decoded = _decode(
-            codec,
-            latents.values[doubtful],
-            latents.lengths[doubtful],
-            [len(ids[i]) for i in doubtful],
-            [repairs[i] for i in doubtful],
-        )
-        for i, found in zip(doubtful, decoded, strict=True):
-            proven[i] = found == texts[i]
-    return proven
+        decoded = [codec.tokenizer.to_bytes(row) for row in ids]
+    else:
+        decoded = _decode(codec, latents.values, latents.lengths, [len(row) for row in ids], repairs)
+    return [found == text for found, text in zip(decoded, texts, strict=True)]
 
 
 def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> list[DecompressedText]:

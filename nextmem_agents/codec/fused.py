@@ -194,7 +194,9 @@ class FusedLayers:
             split = split.view(batch, length, -1, self.width)
             both = _rms_norm(split[:, :, :rotated], self.epsilon).mul_(layer.head_norms)
             both = torch.addcmul(both * cos, both.roll(self.width // 2, -1), sin)
-            both, values = both.to(attended), split[:, :, rotated:].to(attended)
+            values = split[:, :, rotated:]
+            if attended != both.dtype:
+                both, values = both.to(attended), values.to(attended)
             queries, keys = both[:, :, :heads], both[:, :, heads:]
             if cache is None:
                 keys, values = keys.transpose(1, 2), values.transpose(1, 2)

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from nextmem_agents import LatentCodec
-from nextmem_agents.codec.decoder import follows_batch, greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.decoder import greedy_batch, stepwise_leads, teacher_forced_batch
 from nextmem_agents.codec.latents import Latents
 from tests.codec.tiny import TEXTS
 
@@ -97,32 +97,21 @@ def test_generated_tokens_get_their_plain_embedding(adapted: LatentCodec) -> Non
     assert torch.allclose(difference, special.additions[:1].float(), atol=1e-6)
 
 
-def test_what_the_decoder_follows_is_what_greedy_decoding_gives(any_codec: LatentCodec) -> None:
+def test_steps_fed_with_the_true_tokens_tell_what_greedy_decoding_needs(any_codec: LatentCodec) -> None:
     latents = any_codec.encode(TEXTS)
     rows = any_codec.tokenizer.encode(TEXTS)
-    arguments = any_codec.decoder, any_codec.config, latents.values, latents.lengths, rows
-    _, leads = teacher_forced_batch(*arguments)
+    arguments = any_codec.decoder, any_codec.config, latents.values, latents.lengths
+    leads = stepwise_leads(*arguments, rows)
+    assert [len(lead) for lead in leads] == [len(row) for row in rows]
+    for stepwise, parallel in zip(leads, teacher_forced_batch(*arguments, rows)[1], strict=True):
+        assert torch.allclose(torch.tensor(stepwise), torch.tensor(parallel), atol=1e-4)
     repairs = [
         {i: row[i] for i, value in enumerate(lead) if value < 1e-3}
         for row, lead in zip(rows, leads, strict=True)
     ]
-    assert follows_batch(*arguments, repairs, 5e-4) == [True] * len(rows)
-    # A random codec gets nearly every token wrong: no row is followed without its repairs, or with one too few.
-    assert all(repairs)
-    assert follows_batch(*arguments, [{} for _ in rows], 5e-4) == [False] * len(rows)
-    for i, row in enumerate(repairs):
-        fewer = [dict(list(each.items())[:-1]) if j == i else each for j, each in enumerate(repairs)]
-        assert follows_batch(*arguments, fewer, 5e-4) == [j != i for j in range(len(rows))]
-        assert row
-
-
-def test_a_lead_under_the_margin_is_not_followed(any_codec: LatentCodec) -> None:
-    latents = any_codec.encode(TEXTS[:1])
-    [row] = greedy(any_codec, latents, stop_at_end=False)
-    _, [leads] = teacher_forced_batch(
-        any_codec.decoder, any_codec.config, latents.values, latents.lengths, [row]
-    )
-    for margin, follows in ((min(leads) * 0.9, True), (min(leads) * 1.1, False)):
-        assert follows_batch(
-            any_codec.decoder, any_codec.config, latents.values, latents.lengths, [row], [{}], margin
-        ) == [follows]
+    assert all(repairs)  # a random codec gets nearly every token wrong
+    steps = [len(row) for row in rows]
+    assert greedy_batch(*arguments, steps=steps, repairs=repairs, stop_at_end=False) == rows
+    fewer = [dict(list(each.items())[:-1]) for each in repairs]
+    found = greedy_batch(*arguments, steps=steps, repairs=fewer, stop_at_end=False)
+    assert all(a != b for a, b in zip(found, rows, strict=True))
