@@ -20,6 +20,7 @@ from nextmem_agents.codec.injection import (
 )
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.loading import LoadedCodec
+from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.span_reader import mark_answer
 from nextmem_agents.errors import CannotAnswer, InvalidArgument, TextTooLong
 
@@ -27,6 +28,7 @@ from nextmem_agents.errors import CannotAnswer, InvalidArgument, TextTooLong
 class AnsweringCodec(LoadedCodec):
     """What a codec answers, and whether it can."""
 
+    @own_settings()
     def answer(self, latents: Latents, questions: Sequence[str], max_new_tokens: int = 64) -> list[str]:
         """Answer each question from its row's latents alone.
 
@@ -100,6 +102,7 @@ class AnsweringCodec(LoadedCodec):
         """Whether what answers takes memories one after another, as text or latents, with nothing around them."""
         return self.config.answer_layout == READER if self.backbone_answers else self.span_reader is not None
 
+    @own_settings()
     def read(
         self, memories: Sequence[Sequence[Segment]], questions: Sequence[str], max_new_tokens: int = 64
     ) -> list[str]:

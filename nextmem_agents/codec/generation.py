@@ -20,6 +20,7 @@ from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.injection import Segment, embed_segment, prompt_positions
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
 
 Part = Sequence[int] | Latents
@@ -113,6 +114,7 @@ def generate(codec: LatentCodec, prompt: Sequence[Part], sampling: Sampling | No
     return Completion("".join(piece.text for piece in pieces), last.finish or "length", last.usage)
 
 
+@own_settings()
 def stream(codec: LatentCodec, prompt: Sequence[Part], sampling: Sampling | None = None) -> Iterator[Piece]:
     """Continue a prompt, token by token.
 
@@ -148,10 +150,10 @@ def stream(codec: LatentCodec, prompt: Sequence[Part], sampling: Sampling | None
 def next_token_logits(codec: LatentCodec, prompt: Sequence[Part]) -> Tensor:
     """Logits of the first token after a prompt, float32 [V]; raises as :func:`stream` does, for any length."""
     segments = _segments(codec, prompt)
-    hidden, _ = _prefill(codec, segments, codec.reader.new_cache(sum(map(len, segments))))
-    return codec.reader.logits(hidden)[0]
+    return _prefill(codec, segments, codec.reader.new_cache(sum(map(len, segments))))[0]
 
 
+@own_settings()
 def embed_prompt(codec: LatentCodec, prompt: Sequence[Part]) -> Tensor:
     """The input embeddings of a prompt, [S, D] in the reader's dtype, on its device.
 
@@ -179,13 +181,21 @@ def _context(backbone: Backbone) -> int:
     return backbone.context
 
 
+@own_settings()
 def _prefill(codec: LatentCodec, segments: Sequence[Segment], cache: Cache) -> tuple[Tensor, Tensor]:
-    """The last position's hidden state [1, D], and that position [1, 1]."""
+    """Logits [V] of what follows a prompt, and its last position [1, 1]."""
     backbone = codec.reader
     embeddings = torch.cat([embed_segment(backbone, codec.config, segment) for segment in segments])[None]
     positions = prompt_positions(codec.config, segments)[None].to(backbone.device)
     hidden = backbone.hidden(embeddings, torch.ones_like(positions), positions, cache, last=True)
-    return hidden[:, 0], positions[:, -1:]
+    return backbone.logits(hidden[:, 0])[0], positions[:, -1:]
+
+
+@own_settings()
+def _step(backbone: Backbone, token: int, position: Tensor, cache: Cache) -> Tensor:
+    """Logits [V] of what follows a token that was drawn, at its position [1, 1]."""
+    fed = backbone.embed_generated(torch.tensor([[token]], device=backbone.device))
+    return backbone.logits(backbone.step(fed, position, cache)[:, 0])[0]
 
 
 @torch.inference_mode()
@@ -199,9 +209,9 @@ def _steps(
     draw = _Draw(sampling)
     text = _Text(codec, sampling.stop)
     cache = backbone.new_cache(tokens + latents + min(steps, _ROOM))
-    last, position = _prefill(codec, segments, cache)
+    logits, position = _prefill(codec, segments, cache)
     for n in range(1, steps + 1):
-        token = draw(backbone.logits(last)[0])
+        token = draw(logits)
         usage = Usage(tokens, latents, n)
         if token in ends:
             yield Piece(text.rest(), "stop", usage)
@@ -214,8 +224,7 @@ def _steps(
             return
         yield Piece(new, None, usage)
         position = position + 1
-        fed = backbone.embed_generated(torch.tensor([[token]], device=backbone.device))
-        last = backbone.step(fed, position, cache)[:, 0]
+        logits = _step(backbone, token, position, cache)
 
 
 class _Draw:

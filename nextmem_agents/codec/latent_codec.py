@@ -15,6 +15,7 @@ from nextmem_agents.codec.decoder import check_steps, greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.projection import project
 from nextmem_agents.codec.refinement import Refinement
 from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
@@ -98,6 +99,7 @@ class LatentCodec(AnsweringCodec):
         ids = self.tokenizer.encode(texts, parse_special_tokens=parse_special_tokens)
         return self.encode_ids(ids, max_tokens=max_tokens)
 
+    @own_settings()
     def encode_ids(self, ids: Sequence[Sequence[int]], *, max_tokens: int | None = None) -> Latents:
         """Latents of token ids, one list per chunk; see :meth:`encode`."""
         limit = self.max_tokens if max_tokens is None else max_tokens
@@ -127,6 +129,7 @@ class LatentCodec(AnsweringCodec):
 
         return in_batches([len(row) for row in ids], work, self.encoder.side_by_side)
 
+    @own_settings()
     def refine(self, latents: Latents, ids: Sequence[Sequence[int]]) -> Latents:
         """Latents from which, once quantised, the decoder gives their text, or more of it than before.
 
@@ -161,6 +164,7 @@ class LatentCodec(AnsweringCodec):
         values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return Latents(values, latents.lengths, self.fingerprint)
 
+    @own_settings()
     def decode(self, latents: Latents, max_new_tokens: int = 256) -> list[str]:
         """Greedy reconstruction, batched, without repair; bytes that are no UTF-8 come back as U+FFFD.
 
@@ -181,11 +185,13 @@ class LatentCodec(AnsweringCodec):
         ids = in_batches(lengths, work, self.decoder.side_by_side)
         return [self.tokenizer.to_text(row) for row in ids]
 
+    @own_settings()
     def pool(self, latents: Latents) -> Tensor:
         """The mean over each row's latents, float32 [B, D] (paper, task 3)."""
         self.check(latents)
         return latents.values.float().sum(1) / latents.lengths[:, None].to(latents.values.device)
 
+    @own_settings()
     def index_vectors(self, latents: Latents) -> Tensor:
         """The one vector per row that an index searches, float32 [B, P] of length 1, on the CPU.
 
@@ -205,6 +211,7 @@ class LatentCodec(AnsweringCodec):
         """Whether index vectors are projected, and :meth:`pooled_similarity` tells more than they do."""
         return self.index_head is None and self.config.index_dimensions is not None
 
+    @own_settings()
     def pooled_similarity(self, queries: Latents, passages: Latents) -> Tensor:
         """Cosine of the mean latents of each query and passage, which projected index vectors approximate.
 
@@ -220,6 +227,7 @@ class LatentCodec(AnsweringCodec):
         """
         return (F.normalize(self.pool(queries), dim=-1) @ F.normalize(self.pool(passages), dim=-1).T).cpu()
 
+    @own_settings()
     def late_interaction(self, queries: Latents, passages: Latents) -> Tensor:
         """How well each passage answers each query, by the best match of every part of the query (MaxSim).
 
@@ -248,6 +256,7 @@ class LatentCodec(AnsweringCodec):
         terms[there] = self.index_head.expected(terms[there])
         return terms, counts
 
+    @own_settings()
     def quantize(self, latents: Latents, *, as_released: bool = False) -> list[QuantizedLatents]:
         """Each row in the codec's codes (NF4, or 2, 3, 4 or 8 levels), packed, with FP8 scales if it has any.
 
@@ -279,6 +288,7 @@ class LatentCodec(AnsweringCodec):
             levels=self.config.levels,
         )
 
+    @own_settings()
     def dequantize(self, rows: Sequence[QuantizedLatents], *, as_released: bool = False) -> Latents:
         """Latents of quantised rows; ``as_released`` rounds each value to bfloat16, as the released code does."""
         values, lengths = dequantize(rows, self.quantization_table, as_released)

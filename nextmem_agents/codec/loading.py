@@ -14,6 +14,7 @@ from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.official import read_official
+from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.roles import Placement, load_roles
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.codec.worker import CodecWorker, current_caller
@@ -60,10 +61,11 @@ class LoadedCodec:
 
         The result of an item must not depend on the others.
         """
-        caller = current_caller()
+        caller, work = current_caller(), own_settings()(work)
         return work(list(items)) if caller is None else self.worker.run(key, work, items, caller)
 
     @classmethod
+    @own_settings()
     def load(
         cls,
         name_or_folder: str | Path = DEFAULT_CODEC,
@@ -109,6 +111,7 @@ class LoadedCodec:
         return cls(config, parts, placement, folder)
 
     @classmethod
+    @own_settings()
     def load_official(
         cls,
         base: str | Path,
@@ -190,6 +193,7 @@ class LoadedCodec:
         weights = "nf4" if self.decoder.in_4bit else str(self.decoder.dtype).removeprefix("torch.")
         return f"{weights}/{self.decoder.device.type}"
 
+    @own_settings()
     def in_profile(self, profile: str) -> Self:
         """The same codec with the weights' type and on the kind of device that ``profile`` names.
 
