@@ -94,7 +94,7 @@ def main(threads: int | None = None) -> None:
     """Measure, and write the table."""
     if threads is not None:
         torch.set_num_threads(threads)
-    codec, control = LatentCodec.load("mini"), plain_codec("mini")
+    codec, control = LatentCodec.load(), plain_codec()
     whole = {
         tokens: sample_of(codec, tokens, max(BATCHES if tokens == TOKENS else LENGTH_BATCHES))
         for tokens in LENGTHS
@@ -128,8 +128,9 @@ def main(threads: int | None = None) -> None:
     write_table(
         __file__,
         "The codec at many batch sizes and lengths",
-        f"Codec `mini`, float32, {torch.get_num_threads()} thread(s). `compress` is encoding, quantising, repairs and "
-        "their proof; `decompress` is decoding with repairs and checksums; all texts came back exactly. The control: "
+        f"Codec `{codec.config.name}`, float32, {torch.get_num_threads()} thread(s). `compress` is encoding, "
+        "quantising, repairs and their proof; `decompress` is decoding with repairs and checksums; all texts came back "
+        "exactly. The control: "
         "transformers, eager attention, one text at a time, the released encoding loop, `generate`; beside `compress` "
         f"stand one encoding and one decoding of it. The text of {LONG:,} tokens has {len(long.ids)} chunks. Of "
         f"all {len(payloads):,} chunks {repaired:,} needed a repair.",

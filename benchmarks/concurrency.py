@@ -95,7 +95,7 @@ def main(threads: int | None = None) -> None:
     """Measure, and write the table."""
     if threads is not None:
         torch.set_num_threads(threads)
-    codec = LatentCodec.load("mini")
+    codec = LatentCodec.load()
     chunks = texts(codec, 64)
     payloads = [compressed[0].payload for compressed in compress(codec, chunks)]
     works: dict[str, Callable[[int], object]] = {
@@ -129,9 +129,9 @@ def main(threads: int | None = None) -> None:
     write_table(
         __file__,
         "Many agents at once",
-        f"Codec `mini`, requests of one {TOKENS}-token chunk, {torch.get_num_threads()} thread(s), {CLIENTS} clients; "
-        "bars: five times the throughput of one client, p99 at most 4 times p50, no client without a finished request "
-        "at half time.\n\n"
+        f"Codec `{codec.config.name}`, requests of one {TOKENS}-token chunk, {torch.get_num_threads()} thread(s), "
+        f"{CLIENTS} clients; bars: five times the throughput of one client, p99 at most 4 times p50, no client without "
+        "a finished request at half time.\n\n"
         f"Event loop with {CLIENTS} async users who remember and recall ({calls:.1f} calls a second): it wakes late by "
         f"{milliseconds(percentile(late, 0.5))} ms (p50) and {milliseconds(percentile(late, 0.99))} ms (p99, of "
         f"{len(late)}; bar 50 ms).",

@@ -66,7 +66,7 @@ def main() -> None:
     conversation = load_locomo(chosen.conversation or default_conversation())[0]
     turns = [turn.text for turn in conversation.turns if turn.text][: chosen.turns]
     questions = [question.text for question in conversation.questions][: chosen.questions + 1]
-    codec = LatentCodec.load("mini")
+    codec = LatentCodec.load()
     rows = []
     for name, open_way in {**ours(codec), **controls(load_embedder(chosen.embedder))}.items():
         with open_way() as (remember, recall):
@@ -79,8 +79,9 @@ def main() -> None:
     write_table(
         __file__,
         "One turn, one question, through each adapter",
-        f"Medians over {len(turns)} turns and {len(questions) - 1} questions, k = 5, in milliseconds. Ours encode and "
-        "verify each turn and decode what they recall; a text memory embeds, or only splits words.",
+        f"Medians over {len(turns)} turns and {len(questions) - 1} questions, k = 5, in milliseconds. Ours encode "
+        f"(`{codec.config.name}`) and verify each turn and decode what they recall; a text memory embeds, or only "
+        "splits words.",
         ("through", "remember (ms)", "recall (ms)"),
         rows,
     )

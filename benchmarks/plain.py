@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nextmem_agents import LatentCodec
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.checkpoint import check_architecture
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.latents import Latents
@@ -95,7 +96,7 @@ class PlainCodec(LatentCodec):
         return Latents(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, self.fingerprint)
 
 
-def plain_codec(name: str = "mini") -> PlainCodec:
+def plain_codec(name: str = DEFAULT_CODEC) -> PlainCodec:
     """The control of a codec without adapters, loaded from its checkpoint's weights."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

@@ -2,9 +2,9 @@
 
     python benchmarks/recall_growth.py --texts ../shared/data/train/sgd_accentor.jsonl.xz
 
-Dialogues are remembered turn by turn, each a session. The first turns are encoded by ``mini``; further ones take over
-a payload and an index vector from those (the vector moved by half of its own spread), since encoding 100,000 turns
-takes half an hour and changes nothing about finding them. Every turn has its own words.
+Dialogues are remembered turn by turn, each a session. The first turns are encoded by the default codec; further ones
+take over a payload and an index vector from those (the vector moved by half of its own spread), since encoding
+100,000 turns takes half an hour and changes nothing about finding them. Every turn has its own words.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--questions", type=int, default=20)
     chosen = parser.parse_args()
-    codec = LatentCodec.load("mini")
+    codec = LatentCodec.load()
     turns = list(islice(_turns(chosen.texts), max(chosen.sizes)))
     if len(turns) < max(chosen.sizes):
         parser.error(f"the texts hold {len(turns):,} turns; name more files, or lower --sizes")

@@ -27,7 +27,7 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else default_conversation()
     haystack = conversations(locomo_benchmark(path))[0]
-    codec = LatentCodec.load("mini")
+    codec = LatentCodec.load()
     times: dict[str, list[float]] = {"encoding the question": [], "lexical": [], "hybrid": [], "latent": []}
     with NextMem.open(":memory:", codec=codec) as memory:
         scope = memory.scope(haystack.name)

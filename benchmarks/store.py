@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--memories", type=int, default=10_000, help="written for the rates and for reopening"
     )
-    parser.add_argument("--turns", type=int, default=1_000, help="of LoCoMo, stored with mini")
+    parser.add_argument("--turns", type=int, default=1_000, help="of LoCoMo, stored with the default codec")
     parser.add_argument("--wide", type=int, default=1_000, help="memories of an 8B codec's shape")
     parser.add_argument("--singles", type=int, default=200, help="single writes")
     parser.add_argument("--locomo", type=Path, help="locomo10.json; without, no turns are stored")
@@ -178,7 +178,7 @@ def _disk_of_turns(locomo: Path, n: int) -> list[tuple[object, ...]]:
         for session in conversation.sessions
         for turn in session.turns
     ][:n]
-    codec = LatentCodec.load("mini")
+    codec = LatentCodec.load()
     with _folder() as folder:
         with NextMem.open(folder, codec=codec) as memory:
             scope = memory.scope("user")
@@ -191,7 +191,7 @@ def _disk_of_turns(locomo: Path, n: int) -> list[tuple[object, ...]]:
             sizes = memory.sizes()
         total = _bytes_under(folder)
     return _disk_rows(
-        f"a LoCoMo turn in mini, of {len(turns):,}",
+        f"a LoCoMo turn in {codec.config.name}, of {len(turns):,}",
         len(turns),
         n_payload,
         4 * codec.index_size * n_vectors,

@@ -50,7 +50,7 @@ def read_records(path: Path) -> Iterator[list[str]]:
         DataError: a missing file, another ending, or a line that has neither key.
     """
     if not path.is_file():
-        raise DataError(f"no training file {path}")
+        raise DataError(f"no such file: {path}")
     if path.suffix in (".txt", ".md"):
         parts = (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n"))
         yield from ([part] for part in parts if part)
