@@ -24,7 +24,15 @@ class CheckpointError(NextMemError):
 
 
 class CodecMismatch(NextMemError):
-    """Latents, a payload or a store belong to another codec than the one given."""
+    """Latents, a payload or a store belong to another codec than the one given.
+
+    Attributes:
+        written: the fingerprint that a store was written with; None where it is not about a store.
+    """
+
+    def __init__(self, message: str, written: str | None = None):
+        super().__init__(message)
+        self.written = written
 
 
 class CannotAnswer(NextMemError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -13,8 +13,9 @@ import platformdirs
 
 from nextmem_agents.asynchronous import async_twin
 from nextmem_agents.codec import DEFAULT_CODEC
+from nextmem_agents.codec.checkpoint import shipped_as
 from nextmem_agents.codec.latent_codec import LatentCodec
-from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.errors import CodecMismatch, InvalidArgument
 from nextmem_agents.items import OnRemember, check_hook
 from nextmem_agents.recall.embedders import Embedder, as_embedder
 from nextmem_agents.scope import Scope
@@ -82,7 +83,7 @@ class NextMem:
         cls,
         location: str | Path | None = None,
         *,
-        codec: str | Path | LatentCodec = DEFAULT_CODEC,
+        codec: str | Path | LatentCodec | None = None,
         read_only: bool = False,
         keep_text: bool | None = None,
         payload: Literal["sqlite", "chroma"] | None = None,
@@ -101,7 +102,8 @@ class NextMem:
             location: a folder; ``":memory:"`` for one that ends with the process; by default ``$NEXTMEM_HOME`` or
                 the platform's user data folder. Opening a folder twice in a process gives the same store. Or the
                 address of a Chroma server, ``http://host:port``, for many processes on many machines.
-            codec: a shipped codec's name, a checkpoint folder, or a loaded codec.
+            codec: a shipped codec's name, a checkpoint folder, or a loaded codec; by default the shipped one that
+                wrote the memory, and for a new one ``mini-16``.
             read_only: read beside another process that writes.
             keep_text: keep a compressed copy of each text beside its latents, as the last resort of exact recall; by
                 default only where decoding is not bit-stable (anything but float32 on a CPU).
@@ -130,6 +132,31 @@ class NextMem:
             NewerFormat: a newer version wrote the folder; it was left untouched.
             StoreError: the folder cannot be opened, or no Chroma server answers at the address.
         """
+        if codec is None:
+            with_codec = partial(
+                cls.open,
+                location,
+                read_only=read_only,
+                keep_text=keep_text,
+                payload=payload,
+                isolation=isolation,
+                collection=collection,
+                headers=headers,
+                timeout=timeout,
+                encryption_key=encryption_key,
+                keys=keys,
+                embedder=embedder,
+                on_remember=on_remember,
+            )
+            try:
+                return with_codec(codec=DEFAULT_CODEC)
+            except CodecMismatch as mismatch:
+                # Written while another codec was the default, or under another's name.
+                fingerprint, _, _ = (mismatch.written or "").partition("+")
+                wrote = shipped_as(fingerprint)
+                if wrote in (None, DEFAULT_CODEC):
+                    raise
+            return with_codec(codec=wrote)
         chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
         check_hook(on_remember)
         own = None if embedder is None else as_embedder(embedder)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from nextmem_agents import (
     ReadOnlyStore,
     StoreLocked,
 )
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.memory import default_folder
 
@@ -84,6 +86,42 @@ def test_a_store_of_another_codec_is_refused_by_name(codec: LatentCodec, tmp_pat
     with pytest.raises(CodecMismatch, match="other"):
         NextMem.open(tmp_path / "m", codec=other)
     NextMem.open(tmp_path / "m", codec=codec).close()
+
+
+@pytest.mark.parametrize("payload", ["sqlite", "chroma"])
+def test_the_shipped_codec_that_wrote_a_folder_opens_it_unnamed(tmp_path: Path, payload: Any) -> None:
+    with NextMem.open(tmp_path, codec="mini", payload=payload) as memory:
+        memory.scope("a").remember("The key is under the blue pot.")
+        with NextMem.open(tmp_path) as again:  # while it is open, too
+            assert again.codec is memory.codec
+    with NextMem.open(tmp_path) as memory:
+        assert memory.codec.config.name == "mini"
+        assert memory.scope("a").recall("Where is the key?", k=1)[0].text == "The key is under the blue pot."
+    with pytest.raises(CodecMismatch, match=r"'mini'.*'mini-16'"):
+        NextMem.open(tmp_path, codec="mini-16")
+
+
+def test_a_new_folder_gets_the_default_codec(tmp_path: Path) -> None:
+    for _ in range(2):
+        with NextMem.open(tmp_path) as memory:
+            assert memory.codec.config.name == DEFAULT_CODEC
+
+
+def test_what_no_shipped_codec_wrote_has_to_be_named(codec: LatentCodec, tmp_path: Path) -> None:
+    NextMem.open(tmp_path / "m", codec=other_codec(codec, tmp_path / "other")).close()
+    with pytest.raises(CodecMismatch, match="other"):
+        NextMem.open(tmp_path / "m")
+
+
+def test_the_wrong_embedder_stays_an_error(tmp_path: Path) -> None:
+    def embed(texts: list[str]) -> list[list[float]]:
+        return [[1.0, len(text)] for text in texts]
+
+    NextMem.open(tmp_path, codec="mini", embedder=embed).close()
+    with pytest.raises(CodecMismatch, match=r"mini, embedder .*embed"):
+        NextMem.open(tmp_path)
+    with NextMem.open(tmp_path, embedder=embed) as memory:
+        assert memory.codec.config.name == "mini"
 
 
 def other_codec(codec: LatentCodec, folder: Path) -> LatentCodec:

@@ -48,10 +48,10 @@ class ChatNextMem(BaseChatModel):
     one that a message names. A memory that its latents do not carry (kept literally, or of low fidelity) goes in as
     quoted text.
 
-    ``mini`` is a codec and no language model: its replies say nothing here. For an agent, load a codec on Qwen3.
+    The shipped codecs are no language models: their replies say nothing here. For an agent, load a codec on Qwen3.
 
     Attributes:
-        codec: a loaded codec, or the name or folder of one; by default the memory's, else ``mini``.
+        codec: a loaded codec, or the name or folder of one; by default the memory's, else ``mini-16``.
         memory: a store (``user_id`` then names the scope), or the scope itself; only for memory blocks.
         user_id: whose memories; None for the one that the call's config names, else the scope ``default``.
         max_tokens: at most so many tokens are generated.

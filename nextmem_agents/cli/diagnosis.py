@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from nextmem_agents.cli.opening import is_server, location, opened
 from nextmem_agents.cli.output import bytes_text
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import NextMemError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Finding:
     advice: str = ""
 
 
-def diagnose(store: str | None, codec: str, texts: bool = False) -> Iterator[Finding]:
+def diagnose(store: str | None, codec: str | None, texts: bool = False) -> Iterator[Finding]:
     """Everything that ``doctor`` looks at, in its order."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield from _packages()
@@ -74,7 +75,7 @@ def diagnose(store: str | None, codec: str, texts: bool = False) -> Iterator[Fin
     try:
         from nextmem_agents.codec.latent_codec import LatentCodec
 
-        loaded = LatentCodec.load(codec)
+        loaded = LatentCodec.load(codec or DEFAULT_CODEC)
     except (NextMemError, ImportError, OSError) as error:
         yield Finding("codec", "bad", str(error), "name another with --codec, or install the package anew")
     if loaded is not None:
@@ -172,7 +173,7 @@ def _devices(codec: LatentCodec) -> Iterator[Finding]:
         yield Finding("device", "ok", f"codec on {device}, {threads}; no CUDA device")
 
 
-def _store(store: str | None, codec: str, loads: bool, texts: bool) -> Iterator[Finding]:
+def _store(store: str | None, codec: str | None, loads: bool, texts: bool) -> Iterator[Finding]:
     place = location(store)
     if isinstance(place, Path):
         if not any((place / file).exists() for file in ("records.sqlite3", "collection")):

@@ -63,8 +63,12 @@ def settings() -> dict[str, Any]:
 
 
 @contextmanager
-def opened(store: str | None, codec: str | LatentCodec, *, read_only: bool = False) -> Iterator[NextMem]:
-    """The store, open; reading beside another process that writes, where ``read_only``.
+def opened(
+    store: str | None, codec: str | LatentCodec | None, *, read_only: bool = False
+) -> Iterator[NextMem]:
+    """The store, open, with the codec that wrote it if none is named.
+
+    Where ``read_only``, for reading beside another process that writes.
 
     Raises:
         NoStore: ``read_only``, and there is no store in the folder.

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 StoreOption = Annotated[
@@ -35,6 +36,16 @@ CodecOption = Annotated[
         metavar="NAME_OR_FOLDER",
         envvar="NEXTMEM_CODEC",
         help="A shipped codec's name or a checkpoint folder.",
+    ),
+]
+StoreCodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        metavar="NAME_OR_FOLDER",
+        envvar="NEXTMEM_CODEC",
+        help=f"A shipped codec's name or a checkpoint folder; by default what wrote the store, {DEFAULT_CODEC} for a "
+        "new one.",
     ),
 ]
 JsonOption = Annotated[

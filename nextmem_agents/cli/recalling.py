@@ -11,10 +11,10 @@ import typer
 from nextmem_agents.cli.opening import opened
 from nextmem_agents.cli.options import (
     AsOfOption,
-    CodecOption,
     JsonOption,
     KOption,
     ScopeOption,
+    StoreCodecOption,
     StoreOption,
     WhereOption,
     examples,
@@ -23,7 +23,6 @@ from nextmem_agents.cli.options import (
     time_of,
 )
 from nextmem_agents.cli.output import memory_fields, memory_lines, print_json, waiting
-from nextmem_agents.codec import DEFAULT_CODEC
 
 recalling = typer.Typer()
 PANEL = "Memories"
@@ -58,7 +57,7 @@ def recall(
     query: Annotated[str, typer.Argument(help="A question or any text; - reads standard input.")],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     k: KOption = 5,
     where: WhereOption = None,
     ranking: Annotated[Ranking, typer.Option(help="Words and latents, or one alone.")] = Ranking.hybrid,
@@ -104,7 +103,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads standard input.")],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     k: KOption = 5,
     where: WhereOption = None,
     mode: Annotated[
@@ -148,7 +147,7 @@ def ask(
 def list_(
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     where: WhereOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this memory.")] = None,
@@ -186,7 +185,7 @@ def show(
     memory_id: Annotated[str, typer.Argument(metavar="ID", help="The memory.")],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     history: Annotated[bool, typer.Option("--history", help="All versions, oldest first.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The text alone, byte for byte.")] = False,
     as_json: JsonOption = False,

@@ -9,9 +9,9 @@ import typer
 
 from nextmem_agents.cli.opening import opened
 from nextmem_agents.cli.options import (
-    CodecOption,
     JsonOption,
     ScopeOption,
+    StoreCodecOption,
     StoreOption,
     WhereOption,
     YesOption,
@@ -22,7 +22,6 @@ from nextmem_agents.cli.options import (
     time_of,
 )
 from nextmem_agents.cli.output import confirm, print_json, progress, waiting
-from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 remembering = typer.Typer()
@@ -44,7 +43,7 @@ def remember(
     ],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     memory_id: Annotated[
         str | None,
         typer.Option("--id", help="Your own id of one text; the same id again replaces, with history."),
@@ -109,7 +108,7 @@ def forget(
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The memories.")] = None,
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     where: WhereOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -139,7 +138,7 @@ def erase(
         str, typer.Option("--scope", "-s", metavar="NAME", help="The scope to erase; it has to be named.")
     ],
     store: StoreOption = None,
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:

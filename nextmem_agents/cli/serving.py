@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli.opening import is_server, location, opened
-from nextmem_agents.cli.options import CodecOption, ScopeOption, StoreOption, examples
+from nextmem_agents.cli.options import ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json
-from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import MissingExtra
 
 serving = typer.Typer()
@@ -33,7 +32,7 @@ class Transport(str, Enum):
 )
 def inspect(
     store: StoreOption = None,
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     read_only: Annotated[
@@ -67,7 +66,7 @@ def inspect(
 def mcp(
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     transport: Annotated[
         Transport, typer.Option(help="stdio: the client starts it; http: on loopback only.")
     ] = (Transport.stdio),
@@ -102,12 +101,12 @@ def mcp(
 
 
 def _entry(
-    store: str | None, scope: str, codec: str, transport: Transport, port: int, read_only: bool
+    store: str | None, scope: str, codec: str | None, transport: Transport, port: int, read_only: bool
 ) -> dict[str, object]:
     if transport is Transport.http:
         return {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
     command = shutil.which("nextmem")
     words = ["mcp"] if command else ["-m", "nextmem_agents.cli", "mcp"]
     place = str(store) if is_server(store) else str(location(store))
-    words += ["--store", place, "--scope", scope, "--codec", codec]
+    words += ["--store", place, "--scope", scope, *(["--codec", codec] if codec else [])]
     return {"command": command or sys.executable, "args": [*words, *(["--read-only"] if read_only else [])]}

@@ -10,9 +10,8 @@ import typer
 
 from nextmem_agents.cli import exits
 from nextmem_agents.cli.opening import location, opened
-from nextmem_agents.cli.options import CodecOption, JsonOption, ScopeOption, StoreOption, examples
+from nextmem_agents.cli.options import JsonOption, ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import bytes_text, print_json, progress, waiting
-from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
 stores = typer.Typer()
@@ -20,7 +19,7 @@ PANEL = "The store"
 
 
 @stores.command(rich_help_panel=PANEL, epilog=examples("stats", "stats --store ./agent-memory --json"))
-def stats(store: StoreOption = None, codec: CodecOption = DEFAULT_CODEC, as_json: JsonOption = False) -> None:
+def stats(store: StoreOption = None, codec: StoreCodecOption = None, as_json: JsonOption = False) -> None:
     """Count what a store holds: memories by scope, bytes by part."""
     with opened(store, codec, read_only=True) as memory:
         counts = {name: memory.scope(name).count() for name in memory.scopes()}
@@ -54,7 +53,7 @@ def stats(store: StoreOption = None, codec: CodecOption = DEFAULT_CODEC, as_json
 )
 def verify(
     store: StoreOption = None,
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Decode every text, too, and check it against its checksum.")
     ] = False,
@@ -88,9 +87,7 @@ def verify(
 
 
 @stores.command(rich_help_panel=PANEL, epilog=examples("rebuild", "rebuild --store ./agent-memory --json"))
-def rebuild(
-    store: StoreOption = None, codec: CodecOption = DEFAULT_CODEC, as_json: JsonOption = False
-) -> None:
+def rebuild(store: StoreOption = None, codec: StoreCodecOption = None, as_json: JsonOption = False) -> None:
     """Make a store's vector index anew from its records."""
     with opened(store, codec) as memory, progress("Indexing", "vectors") as advance:
         n = memory.rebuild(advance)
@@ -107,7 +104,7 @@ def export(
     ],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a scope with its history to a file that `import` reads, here or elsewhere.
@@ -129,7 +126,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="What `export` or `encode --output` wrote.")],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave memories there as they are.")
     ] = False,
@@ -157,7 +154,7 @@ def migrate(
     ],
     to_codec: Annotated[str, typer.Option(metavar="NAME_OR_FOLDER", help="The codec of the new store.")],
     store: StoreOption = None,
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Decode and check everything, write nothing.")
     ] = False,

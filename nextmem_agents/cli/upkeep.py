@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli import exits
-from nextmem_agents.cli.options import CodecOption, JsonOption, StoreOption, examples
+from nextmem_agents.cli.options import CodecOption, JsonOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json, progress, waiting
 from nextmem_agents.codec import DEFAULT_CODEC
 
@@ -22,7 +22,7 @@ _COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "bad": typer.
 )
 def doctor(
     store: StoreOption = None,
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     texts: Annotated[bool, typer.Option("--texts", help="Decode every stored text, too. Slow.")] = False,
     as_json: JsonOption = False,
 ) -> None:

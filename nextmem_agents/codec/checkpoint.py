@@ -100,6 +100,14 @@ def find(name: str | Path, allow_download: bool = False) -> Path:
     )
 
 
+def shipped_as(fingerprint: str) -> str | None:
+    """The name of the shipped codec that has this fingerprint."""
+    folders = (file.parent for file in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+    return next(
+        (folder.name for folder in folders if CodecConfig.load(folder).fingerprint == fingerprint), None
+    )
+
+
 def _snapshot(hub_id: str, allow_download: bool) -> Path:
     from huggingface_hub import snapshot_download
 

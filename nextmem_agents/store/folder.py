@@ -265,7 +265,8 @@ def _compare(path: Path | None, written: Codec, given: Codec) -> None:
             f"the store in {path or MEMORY} was written with the codec {written.name!r} "
             f"(fingerprint {written.fingerprint}, {written.dim} dimensions) and is opened with "
             f"{given.name!r} (fingerprint {given.fingerprint}, {given.dim} dimensions); "
-            "open it with the codec that wrote it, and migrate_to() a folder of the other one"
+            "open it with the codec that wrote it, and migrate_to() a folder of the other one",
+            written.fingerprint,
         )
 
 

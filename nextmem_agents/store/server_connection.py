@@ -186,7 +186,8 @@ class Medium:
                 f"{where} was written with the codec {metadata.get('codec')!r} (fingerprint "
                 f"{metadata.get('fingerprint')}, {metadata.get('dim')} dimensions) and is opened with "
                 f"{codec.name!r} (fingerprint {codec.fingerprint}, {codec.dim} dimensions); open it with the "
-                "codec that wrote it, or use another with collection="
+                "codec that wrote it, or use another with collection=",
+                metadata.get("fingerprint"),
             )
         if metadata.get("isolation") != isolation:
             raise StoreError(

@@ -6,9 +6,12 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from nextmem_agents import LatentCodec, NextMem
 from tests.cli.conftest import Run
 from tests.cli.covering import JSON, SUCCESS, covers
+from tests.conftest import CODEC
 
 
 @covers(SUCCESS, "stats", "verify", "rebuild")
@@ -76,3 +79,12 @@ def test_migrate_writes_another_codecs_store(
     with NextMem.open("new", codec=other) as memory:
         assert memory.scope("alice").get("ferry").text == "The ferry leaves at nine."
     shutil.rmtree("new")
+
+
+def test_a_store_is_opened_with_the_codec_that_wrote_it(works: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEXTMEM_CODEC")
+    works("remember", "The key is under the blue pot.", "--store", "old", "--codec", "mini")
+    works("remember", "Rex is a dog.", "--store", "old")
+    assert works("stats", "--store", "old", "--json").json["codec"] == "mini"
+    assert works("migrate", "new", "--to-codec", CODEC, "--store", "old", "--json").json["migrated"] == 2
+    assert "blue pot" in works("recall", "the key", "--store", "new").out

@@ -87,6 +87,15 @@ def test_a_server_of_another_codec_is_refused_by_name(
         NextMem.open(chroma_server.url, codec=codec, collection=collection)
 
 
+def test_the_shipped_codec_that_wrote_a_server_opens_it_unnamed(
+    chroma_server: ChromaServer, collection: str
+) -> None:
+    with NextMem.open(chroma_server.url, codec="mini", collection=collection) as memory:
+        memory.scope("a").remember("one")
+    with NextMem.open(chroma_server.url, collection=collection) as memory:
+        assert (memory.codec.config.name, memory.scope("a").count()) == ("mini", 1)
+
+
 async def test_the_event_loop_goes_on_while_the_server_is_slow(
     codec: LatentCodec, chroma_server: ChromaServer, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
