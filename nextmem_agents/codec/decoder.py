@@ -199,15 +199,32 @@ def stepwise_leads(
     leads: list[list[float]] = [[] for _ in rows]
     for place, i in enumerate(order):
         of_row = torch.stack([state[place] for state in states[: len(rows[i])]])
-        leads[i] = leads_and_rivals(backbone.logits(of_row), ids[place, : len(rows[i])])[0].tolist()
+        leads[i] = _leads(backbone.logits(of_row), ids[place, : len(rows[i])])
     return leads
 
 
 def leads_and_rivals(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """The true token's logit minus the best other one, and which that is, each [T]; of logits [T, V], token ids [T]."""
-    true = true[:, None]
-    others, rivals = logits.scatter(-1, true, float("-inf")).max(-1)
-    return logits.gather(-1, true)[:, 0] - others, rivals
+    """The true token's logit minus the best other one, and which that is, each [T].
+
+    Args:
+        logits: [T, V]; overwritten.
+        true: token ids int64 [T].
+    """
+    own, others = _own_and_others(logits, true)
+    best, rivals = others.max(-1)
+    return own - best, rivals
+
+
+def _leads(logits: Tensor, true: Tensor) -> list[float]:
+    """The leads alone, at a fifth of the time."""
+    own, others = _own_and_others(logits, true)
+    return (own - others.amax(-1)).tolist()
+
+
+def _own_and_others(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+    """The true tokens' logits [T], and all the others', in the tensor that is given."""
+    own = logits.gather(-1, true[:, None])[:, 0]
+    return own, logits.scatter_(-1, true[:, None], float("-inf"))
 
 
 def forced_hidden(
@@ -243,5 +260,5 @@ def teacher_forced_batch(
     for states, row in zip(hidden, rows, strict=True):
         logits = backbone.logits(states[: len(row)])
         predicted.append(logits.argmax(-1).tolist())
-        leads.append(leads_and_rivals(logits, torch.as_tensor(row, device=backbone.device))[0].tolist())
+        leads.append(_leads(logits, torch.as_tensor(row, device=backbone.device)))
     return predicted, leads
