@@ -16,7 +16,10 @@ BATCH = 64
 LEAST_EACH = 12
 """Rows for each thread from which on batches side by side, a thread each, beat one batch on all threads.
 
-On two cores 1.1 to 1.3 times as fast (`mini`, 32 and 64 rows): no thread waits for the others after every product.
+On two cores of an AMD EPYC 1.1 to 1.3 times as fast (`mini`, 32 and 64 rows): no thread waits for the others after
+every product. On a Xeon whose two virtual processors slow each other down, as those of one core do, only from 40 rows
+for each on: there 24 rows take 1.3 times as long, 48 1.1 times, 128 are 1.1 times as fast. A virtual machine does not
+tell which it is.
 """
 MOST_ALONE = 4
 """Rows up to which one thread is as fast as two together: one text is remembered 1.1 times as fast."""
