@@ -30,6 +30,7 @@ from report import write_table
 from nextmem_agents import LatentCodec
 from nextmem_agents.codec.decoder import teacher_forced_batch
 from nextmem_agents.codec.encoder import pad_ids
+from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.evaluation.metrics import token_f1
 from nextmem_agents.training import run_state, stage_2
@@ -41,13 +42,12 @@ from nextmem_agents.training.language_model import (
 )
 from nextmem_agents.training.loop import CORPUS
 from nextmem_agents.training.lora_export import export_codec
-from nextmem_agents.training.precision import has_fast_bfloat16
 from nextmem_agents.training.stage_1 import Stage1Config, export_stage_1, train_stage_1
 from nextmem_agents.training.stage_2 import Stage2Config, train_stage_2
 from nextmem_agents.training.substitution import Substitution
 
 SOURCES = ("squad_contexts", "synthetic_persona_chat", "wikisplit_wikipedia")
-PRECISION: Literal["no", "bf16"] = "bf16" if has_fast_bfloat16() else "no"
+PRECISION: Literal["no", "bf16"] = "bf16" if MULTIPLIES_BFLOAT16 else "no"
 LANGUAGE_MODEL = LanguageModelConfig(
     steps=1900,
     batch_size=24,

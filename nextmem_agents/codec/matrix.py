@@ -20,7 +20,7 @@ _EMULATED_ROWS = 6  # up to which widening a weight takes longer than emulated p
 _WIDENED = 2**20  # values of a weight that are widened at once, and stay in the cache
 # Without such instructions torch multiplies rows in bfloat16 one value after another.
 EMULATES_BFLOAT16 = _PACKS and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-MULTIPLIES_BFLOAT16 = _PACKS and not EMULATES_BFLOAT16
+MULTIPLIES_BFLOAT16 = _PACKS and not EMULATES_BFLOAT16  # then training computes in it, too
 
 
 class Matrix:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextmem_agents.training.precision import has_fast_bfloat16
+from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
@@ -33,7 +33,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         [1, 1, 1]
     """
     a, b, c = _COEFFICIENTS
-    fast = matrices.device.type != "cpu" or has_fast_bfloat16()
+    fast = matrices.device.type != "cpu" or MULTIPLIES_BFLOAT16
     x = matrices.bfloat16() if fast else matrices.float()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

@@ -23,13 +23,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nextmem_agents.codec import checkpoint
+from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
 from nextmem_agents.errors import CheckpointError
 from nextmem_agents.training import settings
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import FrameSampler, prepare
 from nextmem_agents.training.frames import pack
 from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
-from nextmem_agents.training.precision import has_fast_bfloat16
 from nextmem_agents.training.reconstruction import FrameCodec, reconstruction_loss
 
 STATE = "state"
@@ -186,7 +186,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
             frames = sampler.draw(step, rank, config.frames_per_step // processes)
             batch = pack(frames.texts, model.start_of_decode, 0, frames.tokens_per_latent)
             generator = torch.Generator().manual_seed(hash((config.seed, step, rank)) % 2**63)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=MULTIPLIES_BFLOAT16):
                 loss, accuracy = reconstruction_loss(
                     model,
                     batch,
