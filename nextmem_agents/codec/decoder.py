@@ -1,4 +1,4 @@
-"""Latents to tokens: greedy decoding, and the one parallel pass that tells what greedy decoding will do."""
+"""Latents to tokens: greedy decoding, and the passes, stepwise or parallel, that tell what it will do."""
 
 from __future__ import annotations
 

@@ -152,7 +152,11 @@ def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLat
 def _proven(
     codec: LatentCodec, latents: Latents, ids: list[list[int]], texts: list[bytes], repairs: list[Repair]
 ) -> list[bool]:
-    """Whether the decoder gives each text with its repairs: what a parallel pass has predicted is decoded now."""
+    """Whether the decoder gives each text with its repairs.
+
+    Where its own steps gave the repairs, it follows the tokens, and these have to give the text; what a parallel pass
+    has predicted is decoded now.
+    """
     if codec.decoder.fused:
         decoded = [codec.tokenizer.to_bytes(row) for row in ids]
     else:
