@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import platformdirs
 
@@ -132,67 +132,47 @@ class NextMem:
             NewerFormat: a newer version wrote the folder; it was left untouched.
             StoreError: the folder cannot be opened, or no Chroma server answers at the address.
         """
-        if codec is None:
-            with_codec = partial(
-                cls.open,
-                location,
-                read_only=read_only,
-                keep_text=keep_text,
-                payload=payload,
-                isolation=isolation,
-                collection=collection,
-                headers=headers,
-                timeout=timeout,
-                encryption_key=encryption_key,
-                keys=keys,
-                embedder=embedder,
-                on_remember=on_remember,
-            )
-            try:
-                return with_codec(codec=DEFAULT_CODEC)
-            except CodecMismatch as mismatch:
-                # Written while another codec was the default, or under another's name.
-                fingerprint, _, _ = (mismatch.written or "").partition("+")
-                wrote = shipped_as(fingerprint)
-                if wrote in (None, DEFAULT_CODEC):
-                    raise
-            return with_codec(codec=wrote)
-        chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
         check_hook(on_remember)
         own = None if embedder is None else as_embedder(embedder)
-        name = chosen.config.name
-        identity: dict[str, Any] = {
-            "dim": chosen.index_size if own is None else own.size,
-            # Vectors of two embedders cannot be compared: the store is opened with the one that filled it.
-            "fingerprint": chosen.fingerprint if own is None else f"{chosen.fingerprint}+{own.name}",
-            "codec_name": name if own is None else f"{name}, embedder {own.name}",
-            "read_only": read_only,
-        }
-        if isinstance(location, str) and location.startswith(("http://", "https://")):
-            if payload == "sqlite":
-                raise InvalidArgument(
-                    f"{location!r} is a server, whose payloads lie in Chroma; leave payload out"
-                )
-            store: Store = ServerStore.open(
-                location,
-                collection=collection,
-                isolation=isolation,
-                headers=headers,
-                timeout=timeout,
-                **identity,
-            )
-            return cls(store, chosen, keep_text, _keys(keys, encryption_key), own, on_remember)
+        server = location if _is_address(location) else None
+        if server is not None and payload == "sqlite":
+            raise InvalidArgument(f"{server!r} is a server, whose payloads lie in Chroma; leave payload out")
         folder = default_folder() if location is None else location
-        if payload_of(folder, payload) == "chroma":
-            store = ServerStore.open_folder(folder, isolation=isolation, **identity)
-            return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key), own, on_remember)
-        if isolation != "shared":
-            raise InvalidArgument(
-                "isolation='collection' is for a server or payload='chroma'; a folder with SQLite keeps scopes "
-                "apart by its keys, and searches each by itself"
-            )
-        store = EmbeddedStore.open(folder, **identity)
-        return cls(store, chosen, keep_text, _keys(keys or folder, encryption_key, store), own, on_remember)
+
+        def open_with(chosen: LatentCodec) -> Store:
+            name = chosen.config.name
+            identity: dict[str, Any] = {
+                "dim": chosen.index_size if own is None else own.size,
+                # Vectors of two embedders cannot be compared: the store is opened with the one that filled it.
+                "fingerprint": chosen.fingerprint if own is None else f"{chosen.fingerprint}+{own.name}",
+                "codec_name": name if own is None else f"{name}, embedder {own.name}",
+                "read_only": read_only,
+            }
+            if server is not None:
+                return ServerStore.open(
+                    server,
+                    collection=collection,
+                    isolation=isolation,
+                    headers=headers,
+                    timeout=timeout,
+                    **identity,
+                )
+            if payload_of(folder, payload) == "chroma":
+                return ServerStore.open_folder(folder, isolation=isolation, **identity)
+            if isolation != "shared":
+                raise InvalidArgument(
+                    "isolation='collection' is for a server or payload='chroma'; a folder with SQLite keeps scopes "
+                    "apart by its keys, and searches each by itself"
+                )
+            return EmbeddedStore.open(folder, **identity)
+
+        chosen, store = _opened(open_with, codec)
+        try:
+            ring = _keys(keys if server is not None else keys or folder, encryption_key)
+        except BaseException:
+            store.close()
+            raise
+        return cls(store, chosen, keep_text, ring, own, on_remember)
 
     def scope(
         self,
@@ -320,17 +300,33 @@ class NextMem:
         await self.aclose()
 
 
-def _keys(
-    place: str | Path | None, encryption_key: str | bytes | None, store: Store | None = None
-) -> KeyRing | None:
-    """The keys at a place; a store that was just opened is closed again if they cannot be had."""
+def _is_address(location: str | Path | None) -> TypeGuard[str]:
+    return isinstance(location, str) and location.startswith(("http://", "https://"))
+
+
+def _opened(
+    open_with: Callable[[LatentCodec], Store], codec: str | Path | LatentCodec | None
+) -> tuple[LatentCodec, Store]:
+    """The store and its codec: the one that is named, else the shipped one that wrote the store."""
+    if codec is not None:
+        chosen = codec if isinstance(codec, LatentCodec) else _load_codec(str(codec))
+        return chosen, open_with(chosen)
+    chosen = _load_codec(DEFAULT_CODEC)
+    try:
+        return chosen, open_with(chosen)
+    except CodecMismatch as mismatch:
+        # Written while another codec was the default, or under another's name.
+        fingerprint, _, _ = (mismatch.written or "").partition("+")
+        wrote = shipped_as(fingerprint)
+        if wrote is None or wrote == DEFAULT_CODEC:
+            raise
+    chosen = _load_codec(wrote)
+    return chosen, open_with(chosen)
+
+
+def _keys(place: str | Path | None, encryption_key: str | bytes | None) -> KeyRing | None:
     if place is None:
         if encryption_key is not None:
             raise InvalidArgument("encryption_key needs a folder for the keys: open(..., keys=)")
         return None
-    try:
-        return KeyRing(None if str(place) == ":memory:" else Path(place), encryption_key)
-    except BaseException:
-        if store is not None:
-            store.close()
-        raise
+    return KeyRing(None if str(place) == ":memory:" else Path(place), encryption_key)

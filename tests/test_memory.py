@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -24,6 +24,7 @@ from nextmem_agents import (
 )
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.errors import KeyMissing
 from nextmem_agents.memory import default_folder
 
 
@@ -72,6 +73,25 @@ def test_a_second_writing_process_is_refused_and_a_reading_one_is_welcome(
         refused, texts = done.stdout.splitlines()[0], done.stdout.splitlines()[-1]
         assert "read_only" in refused
         assert texts == "['written by the first']"
+
+
+@pytest.mark.parametrize("payload", ["sqlite", "chroma"])
+def test_a_memory_that_could_not_be_unlocked_is_not_left_open(
+    payload: Literal["sqlite", "chroma"], codec: LatentCodec, tmp_path: Path
+) -> None:
+    folder = tmp_path / "memory"
+    with NextMem.open(folder, codec=codec, payload=payload, encryption_key="right") as memory:
+        memory.scope("alice", encrypted=True).remember("secret")
+    with pytest.raises(KeyMissing):
+        NextMem.open(folder, codec=codec, encryption_key="wrong")
+    script = f"""
+        from nextmem_agents import NextMem
+        print(NextMem.open({str(folder)!r}, codec={str(codec.folder)!r}, encryption_key="right").scope("alice").count())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["1"], done.stderr
 
 
 def test_read_only_refuses_to_write(codec: LatentCodec, tmp_path: Path) -> None:
