@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli.opening import is_server, location, opened, settings
-from nextmem_agents.cli.options import CodecOption, JsonOption, ScopeOption, StoreOption, examples
+from nextmem_agents.cli.options import JsonOption, ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json, progress
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
@@ -44,7 +44,7 @@ def encode(
     ],
     store: StoreOption = None,
     scope: ScopeOption = "default",
-    codec: CodecOption = DEFAULT_CODEC,
+    codec: StoreCodecOption = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a file that `import` reads, and no store.")
     ] = None,
@@ -91,7 +91,10 @@ def encode(
         )
     if encrypted and (output is not None or is_server(store)):
         raise InvalidArgument("--encrypted is for a folder; an exported file is readable by whoever has it")
-    plan = Bulk(sources(paths), Recipe(codec, scope, device), workers, batch_size, split.value, text_field)
+    found = sources(paths)
+    if codec is None:
+        codec = DEFAULT_CODEC if output is not None else _codec_of(store)
+    plan = Bulk(found, Recipe(codec, scope, device), workers, batch_size, split.value, text_field)
     totals, started = Totals(), time.perf_counter()
     with progress("Encoding", "texts") as advance:
         if output is not None:
@@ -126,3 +129,9 @@ def encode(
             f"{totals.written:,} texts written to {place}, {totals.there_before:,} were there before; {seconds:.1f} s, "
             f"{totals.written / seconds:.0f} texts/s"
         )
+
+
+def _codec_of(store: str | None) -> str:
+    """The name of the shipped codec that wrote a store, or is to write a new one."""
+    with opened(store, None) as memory:
+        return memory.codec.config.name

@@ -52,3 +52,14 @@ def test_encode_writes_a_file_that_import_reads(works: Run, corpus: Path) -> Non
     assert works("show", "x", "--scope", "wiki", "--raw").out == "She moved to Lisbon."
     # Both ways give the same ids: the corpus is there, whichever way it came.
     assert works("encode", corpus, "--scope", "wiki", "--json").json["there_before"] == 5
+
+
+def test_encode_takes_the_codec_that_wrote_the_store(
+    works: Run, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NEXTMEM_CODEC")
+    works("remember", "Rex is a dog.", "--scope", "wiki", "--codec", "mini")
+    assert works("encode", corpus, "--scope", "wiki", "--json").json["written"] == 5
+    assert works("encode", corpus, "--scope", "old", "--workers", 2, "--json").json["written"] == 5
+    assert works("stats", "--json").json["codec"] == "mini"
+    assert works("show", "x", "--scope", "wiki", "--raw").out == "She moved to Lisbon."
