@@ -132,7 +132,7 @@ def test_what_the_decoder_cannot_give_back_is_kept_literally(
     with monkeypatch.context() as patched:
         # Every token would have to be repaired, which costs more than the text.
         patched.setattr(
-            "nextmem_agents.codec.exact.stepwise_leads", lambda *args: [[-1.0] * len(row) for row in args[4]]
+            "nextmem_agents.codec.exact.cached_leads", lambda *args: [[-1.0] * len(row) for row in args[4]]
         )
         assert compress(codec, [text])[0][0].payload.literal == text.encode()
     # A decoder whose steps are not asked at once is asked to decode, and what it gives back decides.

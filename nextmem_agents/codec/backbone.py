@@ -164,18 +164,18 @@ class Backbone:
         return states[:, -1:] if last else states
 
     def step(self, embeddings: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-        """Final-normed hidden states [B, 1, D] of one more position of every row.
+        """Final-normed hidden states [B, S, D] of S more positions of every row.
 
         Args:
-            embeddings: [B, 1, D].
-            positions: int64 [B, 1].
+            embeddings: [B, S, D].
+            positions: int64 [B, S].
             cache: holds what comes before, and is extended in place.
         """
         if self._fused is not None:
             assert isinstance(cache, StaticCache)  # noqa: S101 - narrows the type
             return self._fused.step(embeddings, positions, cache)
         assert isinstance(cache, DynamicCache)  # noqa: S101 - narrows the type
-        cache.mask = torch.cat([cache.mask, cache.mask.new_ones(len(cache.mask), 1)], 1)
+        cache.mask = torch.cat([cache.mask, cache.mask.new_ones(positions.shape)], 1)
         return self._forward(embeddings, cache.mask, positions, cache)
 
     def _forward(self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:

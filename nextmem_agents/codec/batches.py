@@ -21,8 +21,6 @@ every product. On a Xeon whose two virtual processors slow each other down, as t
 for each on: there 24 rows take 1.3 times as long, 48 1.1 times, 128 are 1.1 times as fast. A virtual machine does not
 tell which it is.
 """
-MOST_ALONE = 4
-"""Rows up to which one thread is as fast as two together: one text is remembered 1.1 times as fast."""
 
 
 def by_length(lengths: Sequence[int], size: int = BATCH, threads: int = 1) -> Iterator[list[list[int]]]:
@@ -52,16 +50,16 @@ def in_batches(
     Args:
         lengths: of the rows.
         work: from row numbers to their results.
-        side_by_side: do several batches at once if there are rows enough, each with a thread of its own, and so few
-            that threads have nothing to share in one; see :attr:`Backbone.side_by_side`.
+        side_by_side: do several batches at once if there are rows enough, each with a thread of its own; see
+            :attr:`Backbone.side_by_side`.
         size: the most rows of a batch.
     """
     threads = torch.get_num_threads()
-    many, few = len(lengths) >= LEAST_EACH * threads, len(lengths) <= MOST_ALONE
-    alone = side_by_side and threads > 1 and (many or few) and not hasattr(_thread, "alone")
-    each = _pool(threads).map if alone else map
+    if not side_by_side or hasattr(_thread, "alone") or len(lengths) < LEAST_EACH * threads:
+        threads = 1
+    each = map if threads == 1 else _pool(threads).map
     results: dict[int, T] = {}
-    for batches in by_length(lengths, size, threads if alone and many else 1):
+    for batches in by_length(lengths, size, threads):
         for rows, found in zip(batches, each(work, batches), strict=True):
             results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]

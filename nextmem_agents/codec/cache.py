@@ -69,9 +69,8 @@ class StaticCache:
         end = self.used + keys.shape[1]
         held = self._held[layer]
         if end > held.shape[3]:
-            held = torch.cat(
-                [held, torch.empty_like(held)], 3
-            )  # twice the capacity: S is 1 after the prefill
+            more = held.new_empty(*held.shape[:3], max(held.shape[3], keys.shape[1]), held.shape[4])
+            held = torch.cat([held, more], 3)
             self._held[layer] = held
         held[0, :, :, self.used : end] = keys.transpose(1, 2)
         held[1, :, :, self.used : end] = values.transpose(1, 2)
@@ -85,12 +84,12 @@ class StaticCache:
         part.bias = None if self.bias is None else self.bias[begin:end]
         return part
 
-    def padding(self) -> Tensor | None:
-        """The bias of the next position over all before it and itself, [B, 1, 1, used + 1]."""
-        if self.bias is not None and (missing := self.used + 1 - self.bias.shape[-1]) > 0:
+    def padding(self, size: int = 1) -> Tensor | None:
+        """The bias of the next positions over all before them and themselves, [B, 1, 1, used + size]."""
+        if self.bias is not None and (missing := self.used + size - self.bias.shape[-1]) > 0:
             # What follows the prefill is seen by every row.
             self.bias = F.pad(self.bias, (0, missing + _AHEAD))
-        return None if self.bias is None else self.bias[..., : self.used + 1]
+        return None if self.bias is None else self.bias[..., : self.used + size]
 
     def select(self, rows: Tensor) -> None:
         """See :class:`Cache`."""

@@ -6,15 +6,16 @@ Nothing here can lose a text: what the decoder cannot be made to give back, the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from nextmem_agents.codec.batches import BATCH, in_batches
-from nextmem_agents.codec.decoder import greedy_batch, stepwise_leads, teacher_forced_batch
+from nextmem_agents.codec.decoder import cached_leads, greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.repair import Repair
@@ -26,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 # Decoding is bit-stable enough for the margin alone only here; elsewhere a copy of the text is kept as well.
 STABLE_PROFILE = "float32/cpu"
+_TOGETHER = 256  # chunks worked on together: so many latents are held
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +93,19 @@ def _compress_rows(
     codec: LatentCodec, keep_text: bool, chunks: Sequence[tuple[list[int], bytes]]
 ) -> list[CompressedChunk]:
     """Compressed chunks of (token ids, text) pairs."""
-    return in_batches(
-        [len(ids) for ids, _ in chunks],
-        lambda rows: _compress_batch(
-            codec, [chunks[i][0] for i in rows], [chunks[i][1] for i in rows], keep_text
-        ),
-        codec.encoder.side_by_side,
-    )
+    done: list[CompressedChunk] = []
+    for begin in range(0, len(chunks), _TOGETHER):
+        part = chunks[begin : begin + _TOGETHER]
+        done += _compress_part(codec, [ids for ids, _ in part], [text for _, text in part], keep_text)
+    return done
 
 
-def _compress_batch(
+def _compress_part(
     codec: LatentCodec, ids: list[list[int]], texts: list[bytes], keep_text: bool
 ) -> list[CompressedChunk]:
     quantized, latents, repairs = _stored(codec, ids)
-    vectors = codec.index_vectors(latents)
+    lengths = [len(row) for row in ids]
+    vectors = _batched(codec, lengths, lambda rows: list(codec.index_vectors(latents[rows])))
     proven = _proven(codec, latents, ids, texts, repairs)
     chunks = []
     for i, text in enumerate(texts):
@@ -126,14 +129,18 @@ def _compress_batch(
 def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLatents], Latents, list[Repair]]:
     """What is kept of each row, as codes and as the latents that these stand for, and what it needs besides.
 
-    Only rows that would need a repair are refined. Where steps cost little, repairs are those that the stepwise
-    decoder itself needs; elsewhere those that a parallel pass predicts.
+    Only rows that would need a repair are refined, those of all batches together. Where the cached decoder reads known
+    tokens at little cost, repairs are those that it needs itself; elsewhere those that a parallel pass predicts.
     """
 
-    def check(latents: Latents, rows: list[list[int]]) -> list[Repair]:
-        given = codec.decoder, codec.config, latents.values, latents.lengths, rows
-        leads = stepwise_leads(*given) if codec.decoder.fused else teacher_forced_batch(*given)[1]
-        return [Repair.of(row, lead) for row, lead in zip(rows, leads, strict=True)]
+    def check(latents: Latents, texts: list[list[int]]) -> list[Repair]:
+        def leads(rows: list[int]) -> list[list[float]]:
+            values, lengths = _part_of(latents, rows)
+            given = codec.decoder, codec.config, values, lengths, [texts[i] for i in rows]
+            return cached_leads(*given) if codec.decoder.fused else teacher_forced_batch(*given)[1]
+
+        found = _batched(codec, [len(text) for text in texts], leads)
+        return [Repair.of(text, lead) for text, lead in zip(texts, found, strict=True)]
 
     encoded = codec.encode_ids(ids)
     quantized = codec.quantize(encoded)
@@ -154,14 +161,33 @@ def _proven(
 ) -> list[bool]:
     """Whether the decoder gives each text with its repairs.
 
-    Where its own steps gave the repairs, it follows the tokens, and these have to give the text; what a parallel pass
-    has predicted is decoded now.
+    Where the cached decoder gave the repairs, it follows the tokens, and these have to give the text; what a parallel
+    pass has predicted is decoded now.
     """
+
     if codec.decoder.fused:
-        decoded = [codec.tokenizer.to_bytes(row) for row in ids]
+        found = [codec.tokenizer.to_bytes(row) for row in ids]
     else:
-        decoded = _decode(codec, latents.values, latents.lengths, [len(row) for row in ids], repairs)
-    return [found == text for found, text in zip(decoded, texts, strict=True)]
+        lengths = [len(row) for row in ids]
+
+        def decoded(rows: list[int]) -> list[bytes]:
+            part = _part_of(latents, rows)
+            return _decode(codec, *part, [lengths[i] for i in rows], [repairs[i] for i in rows])
+
+        found = _batched(codec, lengths, decoded)
+    return [one == text for one, text in zip(found, texts, strict=True)]
+
+
+def _batched(codec: LatentCodec, lengths: Sequence[int], work: Callable[[list[int]], list[T]]) -> list[T]:
+    """``work`` on batches of rows of like length."""
+    size = BATCH if codec.decoder.slots is None else WAITING
+    return in_batches(lengths, work, codec.decoder.side_by_side, size)
+
+
+def _part_of(latents: Latents, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """Values and lengths of some rows, as wide as their longest."""
+    lengths = latents.lengths[rows]
+    return latents.values[rows, : int(lengths.max())], lengths
 
 
 def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> list[DecompressedText]:
@@ -197,12 +223,8 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
 
 
 def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
-    return in_batches(
-        [payload.n_tokens for payload in payloads],
-        lambda rows: decode_payloads(codec, [payloads[i] for i in rows]),
-        codec.decoder.side_by_side,
-        BATCH if codec.decoder.slots is None else WAITING,
-    )
+    lengths = [payload.n_tokens for payload in payloads]
+    return _batched(codec, lengths, lambda rows: decode_payloads(codec, [payloads[i] for i in rows]))
 
 
 def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, bool]:

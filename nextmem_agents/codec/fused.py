@@ -155,10 +155,14 @@ class FusedLayers:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def step(self, x: Tensor, positions: Tensor, cache: StaticCache) -> Tensor:
-        """Hidden states [B, 1, D] of one more position, which sees all before it but padding."""
-        bias = cache.padding()
-        out = self._run(x, *self._rotation(positions), bias, cache, causal=False, last=True)
-        cache.used += 1
+        """Hidden states [B, S, D] of S more positions, each of which sees all before it but padding."""
+        size = x.shape[1]
+        bias = cache.padding(size)
+        if size > 1:
+            causal = _bias(torch.ones(size, cache.used + size, device=x.device).tril(cache.used))
+            bias = causal if bias is None else bias + causal
+        out = self._run(x, *self._rotation(positions), bias, cache, causal=False, last=False)
+        cache.used += size
         return out
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:

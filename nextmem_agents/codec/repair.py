@@ -15,7 +15,7 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Repair:
-    """What one teacher-forced pass over the true tokens found, stepwise or parallel.
+    """What one teacher-forced pass over the true tokens found, through the cache or parallel.
 
     Attributes:
         tokens: (position, true token id) wherever the argmax is wrong or its lead is too small.

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from nextmem_agents import LatentCodec
-from nextmem_agents.codec.decoder import greedy_batch, stepwise_leads, teacher_forced_batch
+from nextmem_agents.codec import decoder
+from nextmem_agents.codec.decoder import BLOCK, cached_leads, greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latents import Latents
 from tests.codec.tiny import TEXTS
 
@@ -97,14 +99,18 @@ def test_generated_tokens_get_their_plain_embedding(adapted: LatentCodec) -> Non
     assert torch.allclose(difference, special.additions[:1].float(), atol=1e-6)
 
 
-def test_steps_fed_with_the_true_tokens_tell_what_greedy_decoding_needs(any_codec: LatentCodec) -> None:
+@pytest.mark.parametrize("block", [1, 3, BLOCK])
+def test_the_cached_decoder_fed_with_the_true_tokens_tells_what_greedy_decoding_needs(
+    any_codec: LatentCodec, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "BLOCK", block)
     latents = any_codec.encode(TEXTS)
     rows = any_codec.tokenizer.encode(TEXTS)
     arguments = any_codec.decoder, any_codec.config, latents.values, latents.lengths
-    leads = stepwise_leads(*arguments, rows)
+    leads = cached_leads(*arguments, rows)
     assert [len(lead) for lead in leads] == [len(row) for row in rows]
-    for stepwise, parallel in zip(leads, teacher_forced_batch(*arguments, rows)[1], strict=True):
-        assert torch.allclose(torch.tensor(stepwise), torch.tensor(parallel), atol=1e-4)
+    for cached, parallel in zip(leads, teacher_forced_batch(*arguments, rows)[1], strict=True):
+        assert torch.allclose(torch.tensor(cached), torch.tensor(parallel), atol=1e-4)
     repairs = [
         {i: row[i] for i, value in enumerate(lead) if value < 1e-3}
         for row, lead in zip(rows, leads, strict=True)
