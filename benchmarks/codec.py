@@ -1,4 +1,4 @@
-"""The shipped codecs beside a plain transformers implementation of them, on the same weights and texts.
+"""Two shipped codecs beside a plain transformers implementation of them, on the same weights and texts.
 
     python benchmarks/codec.py [THREADS]        # writes benchmarks/codec.md and codec.json
 
@@ -25,6 +25,7 @@ from torch import Tensor
 from nextmem_agents import LatentCodec, NextMem
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.exact import compress, decode_payloads
+from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
 from nextmem_agents.items import as_items
 from nextmem_agents.quantization import Payload, text_checksum
 from nextmem_agents.scope.decoded import decoded_texts
@@ -33,7 +34,9 @@ from nextmem_agents.training.synthetic import synthetic_texts
 
 TOKENS = 64
 BULK = 48  # chunks of one bulk call
-CODECS = ("mini", DEFAULT_CODEC)
+CODECS = [("mini", "float32"), (DEFAULT_CODEC, "float32")]
+if MULTIPLIES_BFLOAT16:
+    CODECS.append(("mini", "bfloat16"))
 QUERY = "Where did she say that the meeting would be?"
 
 
@@ -80,24 +83,24 @@ def main(threads: int | None = None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     rows, differences = [], []
-    for name in CODECS:
-        measured, difference = measure(name)
+    for name, dtype in CODECS:
+        measured, difference = measure(name, dtype)
         rows += measured
         differences.append(f"{difference:.1e}")
     write_table(
         __file__,
         "The codec beside plain transformers",
-        f"{TOKENS}-token chunks, float32, {BULK} chunks in bulk, {torch.get_num_threads()} thread(s). "
-        "The control: transformers, eager attention, one text at a time, the released encoding loop, `generate`. "
+        f"{TOKENS}-token chunks, {BULK} chunks in bulk, {torch.get_num_threads()} thread(s). "
+        "The control: transformers, the same type of weights, eager attention, one text at a time, the released encoding loop, `generate`. "
         f"Relative difference of the latents: {', '.join(differences)}.",
-        ["codec", "work", "control, ms", "ours, ms", "times faster", "by processor time", "bar"],
+        ["codec", "weights", "work", "control, ms", "ours, ms", "times faster", "by processor time", "bar"],
         rows,
     )
 
 
-def measure(name: str) -> tuple[list[tuple[str, ...]], float]:
+def measure(name: str, dtype: str) -> tuple[list[tuple[str, ...]], float]:
     """Lines of the table for a codec, and the relative difference of its latents from the control's."""
-    codec, control = LatentCodec.load(name), plain_codec(name)
+    codec, control = LatentCodec.load(name, dtype=dtype), plain_codec(name, dtype)
     chunks = texts(codec, BULK)
     ids = codec.tokenizer.encode(chunks)
     latents = codec.encode(chunks)
@@ -146,19 +149,20 @@ def measure(name: str) -> tuple[list[tuple[str, ...]], float]:
             rounds=2,
         )
     rows = [
-        row(name, "bulk encode, per chunk", few["plain encode"] / 2, few["encode"] / BULK, 30),
-        row(name, "bulk decode, per chunk", few["plain decode"], few["decode"] / len(kept), 15),
-        row(name, "one remember", one["plain remember"], one["remember"], 3),
-        row(name, "recall with five decompressed hits", one["plain recall"], one["recall"], 4),
-        row(name, "the same recall again", one["plain recall"], one["cached"], 50),
+        row(name, dtype, "bulk encode, per chunk", few["plain encode"] / 2, few["encode"] / BULK, 30),
+        row(name, dtype, "bulk decode, per chunk", few["plain decode"], few["decode"] / len(kept), 15),
+        row(name, dtype, "one remember", one["plain remember"], one["remember"], 3),
+        row(name, dtype, "recall with five decompressed hits", one["plain recall"], one["recall"], 4),
+        row(name, dtype, "the same recall again", one["plain recall"], one["cached"], 50),
     ]
     return rows, difference
 
 
-def row(codec: str, work: str, control: Duration, ours: Duration, bar: int) -> tuple[str, ...]:
+def row(codec: str, dtype: str, work: str, control: Duration, ours: Duration, bar: int) -> tuple[str, ...]:
     """A line of the table."""
     return (
         f"`{codec}`",
+        dtype,
         work,
         milliseconds(control.clock),
         milliseconds(ours.clock),

@@ -84,8 +84,8 @@ def main(path: str, name: str = DEFAULT_CODEC) -> None:
     write_table(
         __file__,
         "The repair margin",
-        f"Leads of {len(flat):,} tokens of {Path(path).name}, codec `{codec.config.name}`: the cached decoder in blocks "
-        f"of {BLOCK} known tokens, which choose the repairs, against single steps. The margin is {MARGIN}, and {near} "
+        f"Leads of {len(flat):,} tokens of {Path(path).name}, codec `{codec.config.name}`: the cached decoder in "
+        f"blocks of {BLOCK} known tokens, which choose the repairs, against single steps. The margin is {MARGIN}, and {near} "
         "tokens are kept as near-ties.",
         ["decoder", "batch", "threads", "largest change", "mean change", "wrong despite the margin"],
         rows,

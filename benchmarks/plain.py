@@ -60,14 +60,14 @@ class PlainModel:
             latent = output.hidden_states[-1][:, -1:]
             latents.append(latent[0, 0])
             sequence = torch.cat([sequence, latent * config.latent_scale], 1)
-        return torch.stack(latents)
+        return torch.stack(latents).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, steps: int) -> list[int]:
         """Greedy token ids of latents [L, D]."""
         config, model = self.config, self.decoder
         sod = model.get_input_embeddings()(torch.tensor([[config.start_of_decode]]))
-        prompt = torch.cat([latents[None] * config.latent_scale, sod], 1)
+        prompt = torch.cat([(latents[None] * config.latent_scale).to(sod.dtype), sod], 1)
         places = list(range(prompt.shape[1]))
         if config.positions == "aligned" and config.tokens_per_latent:
             places = [*(config.tokens_per_latent * j for j in range(len(latents))), 0]
@@ -96,18 +96,18 @@ class PlainCodec(LatentCodec):
         return Latents(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, self.fingerprint)
 
 
-def plain_codec(name: str = DEFAULT_CODEC) -> PlainCodec:
+def plain_codec(name: str = DEFAULT_CODEC, dtype: str = "float32") -> PlainCodec:
     """The control of a codec without adapters, loaded from its checkpoint's weights."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from nextmem_agents.codec.weights import portable
 
-    codec = PlainCodec.load(name)
+    codec = PlainCodec.load(name, dtype=dtype)
     assert codec.folder is not None  # noqa: S101 - narrows the type
     model = Qwen3ForCausalLM.from_pretrained(
         codec.folder,
         config=Qwen3Config(**portable(check_architecture(codec.folder))),
-        dtype=torch.float32,
+        dtype=dtype,
         attn_implementation="eager",
     )
     codec.plain = PlainModel(model, model, codec.config)

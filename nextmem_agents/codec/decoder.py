@@ -176,8 +176,8 @@ def cached_leads(
     """The lead of each token of ``rows`` where the decoder reads them through its cache, ``BLOCK`` tokens at a time.
 
     The cache, the weights and the positions are those of :func:`greedy_batch`: where every lead is positive, or its
-    token a repair, greedy decoding gives ``rows``. It takes single steps; from theirs, leads differ by a two-hundredth
-    of the margin that repairs keep (``MARGIN``), as those of batch sizes do (``benchmarks/margins.py``).
+    token a repair, greedy decoding gives ``rows``. It takes single steps; from theirs, leads differ by less than a
+    hundredth of the margin that repairs keep (``MARGIN``), as those of batch sizes do (``benchmarks/margins.py``).
 
     Args:
         backbone: the model in its decoder role.
