@@ -91,7 +91,8 @@ def main(threads: int | None = None) -> None:
         __file__,
         "The codec beside plain transformers",
         f"{TOKENS}-token chunks, {BULK} chunks in bulk, {torch.get_num_threads()} thread(s). "
-        "The control: transformers, the same type of weights, eager attention, one text at a time, the released encoding loop, `generate`. "
+        "The control: transformers, the same type of weights, eager attention, one text at a "
+        "time, the released encoding loop, `generate`. "
         f"Relative difference of the latents: {', '.join(differences)}.",
         ["codec", "weights", "work", "control, ms", "ours, ms", "times faster", "by processor time", "bar"],
         rows,

@@ -85,8 +85,8 @@ def main(path: str, name: str = DEFAULT_CODEC) -> None:
         __file__,
         "The repair margin",
         f"Leads of {len(flat):,} tokens of {Path(path).name}, codec `{codec.config.name}`: the cached decoder in "
-        f"blocks of {BLOCK} known tokens, which choose the repairs, against single steps. The margin is {MARGIN}, and {near} "
-        "tokens are kept as near-ties.",
+        f"blocks of {BLOCK} known tokens, which choose the repairs, against single steps. The margin is {MARGIN}, "
+        f"and {near} tokens are kept as near-ties.",
         ["decoder", "batch", "threads", "largest change", "mean change", "wrong despite the margin"],
         rows,
     )

@@ -61,6 +61,26 @@ def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
     assert new == [2]
 
 
+def test_few_rows_are_done_by_all_threads_in_the_main_thread_and_by_one_elsewhere() -> None:
+    ran: list[tuple[str, int]] = []
+
+    def few() -> None:
+        def work(rows: list[int]) -> list[int]:
+            ran.append((threading.current_thread().name, torch.get_num_threads()))
+            return rows
+
+        in_batches([1, 2, 3], work, True)
+
+    few()
+    thread = threading.Thread(target=few)
+    thread.start()
+    thread.join()
+    (here, two), (elsewhere, one) = ran
+    assert (here, two) == (threading.main_thread().name, 2)
+    assert elsewhere.startswith("nextmem-batch")
+    assert one == 1
+
+
 def test_work_within_work_waits_for_no_thread() -> None:
     def work(rows: list[int]) -> list[int]:
         return in_batches([1] * (4 * LEAST_EACH), lambda inner: inner, True)[: len(rows)]
