@@ -24,7 +24,7 @@ tell which it is.
 LEAST_APART = 8
 """The same outside of the main thread, where the choice is between batches side by side and one thread alone.
 
-On that Xeon, 16 rows are compressed 1.4 times as fast side by side, and decoded .9 times; 6 rows 1.3 and .6 times, since
+On that Xeon, 16 rows are compressed 1.4 times as fast side by side, and decoded .9 times; 6 rows 1.3 and .6 times:
 single steps of few rows mostly wait for Python's lock.
 """
 
