@@ -218,11 +218,11 @@ class FusedLayers:
                 is_causal=causal and bias is None and not only_last and length > 1,
                 enable_gqa=heads != self.key_heads,
             )
-            x = layer.out.times_plus(mixed.transpose(1, 2).flatten(2).to(x.dtype), x)
+            x = layer.out.times_plus(mixed.transpose(1, 2).flatten(2), x)
             if layer.out_bias is not None:
                 x += layer.out_bias
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
-            gate, up = layer.gate_up.times(normed).chunk(2, -1)
+            gate, up = layer.gate_up.product(normed).chunk(2, -1)
             x = layer.down.times_plus(F.silu(gate).mul_(up), x)
         return _rms_norm(x, self.epsilon).mul_(self.norm).to(dtype)
 

@@ -58,7 +58,11 @@ class Matrix:
         return self._packed is not None and x[..., 0].numel() in _FEW_ROWS and not x.requires_grad
 
     def times(self, x: Tensor) -> Tensor:
-        """X W, for x [..., E]."""
+        """X W in float32, for x [..., E]."""
+        return self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """X W in the type that it is multiplied in, for x [..., E]."""
         if self._is_packed_for(x):
             product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
             return product
@@ -90,14 +94,18 @@ class Bfloat16Matrix(Matrix):
 
     def times(self, x: Tensor) -> Tensor:
         """See :class:`Matrix`."""
+        return self.product(x).float()
+
+    def product(self, x: Tensor) -> Tensor:
+        """See :class:`Matrix`."""
         x = x.bfloat16()
         if x[..., 0].numel() == 1 and not x.requires_grad:
-            return torch.mv(self.weight.t(), x.flatten()).float().view(*x.shape[:-1], -1)
-        return super().times(x).float()
+            return torch.mv(self.weight.t(), x.flatten()).view(*x.shape[:-1], -1)
+        return super().product(x)
 
     def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
         """See :class:`Matrix`."""
-        return self.times(x) + summand
+        return self.product(x) + summand
 
 
 class EmulatedBfloat16Matrix(Bfloat16Matrix):
@@ -118,15 +126,15 @@ class EmulatedBfloat16Matrix(Bfloat16Matrix):
         super().__init__(weight, pack)
         self._wide = weight.float() if pack and self._packed is None else None
 
-    def times(self, x: Tensor) -> Tensor:
-        """See :class:`Matrix`."""
+    def product(self, x: Tensor) -> Tensor:
+        """See :class:`Matrix`; in float32."""
         x = x.bfloat16()
         rows = x[..., 0].numel()
         if rows == 1 and not x.requires_grad:
-            return super().times(x)
+            return super().product(x).float()
         if rows <= _EMULATED_ROWS and self._packed is None and self._wide is None:
             return torch.matmul(x, self.weight).float()
-        return Matrix.times(self, x.float())
+        return Matrix.product(self, x.float())
 
     def _product(self, x: Tensor) -> Tensor:
         if self._wide is not None:
