@@ -173,11 +173,12 @@ def continue_greedily(
 def cached_leads(
     backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]
 ) -> list[list[float]]:
-    """The lead of each token of ``rows`` where the decoder reads them through its cache, ``BLOCK`` tokens at a time.
+    """The lead of each token of ``rows`` where the decoder reads them through its cache.
 
     The cache, the weights and the positions are those of :func:`greedy_batch`: where every lead is positive, or its
-    token a repair, greedy decoding gives ``rows``. It takes single steps; from theirs, leads differ by less than a
-    hundredth of the margin that repairs keep (``MARGIN``), as those of batch sizes do (``benchmarks/margins.py``).
+    token a repair, greedy decoding gives ``rows``. It takes single steps, and so does this in any type but float32.
+    There, ``BLOCK`` tokens are read at a time: leads differ from those of single steps by less than a hundredth of the
+    margin that repairs keep (``MARGIN``), as those of batch sizes do (``benchmarks/margins.py``).
 
     Args:
         backbone: the model in its decoder role.
@@ -194,12 +195,12 @@ def cached_leads(
     ids, _ = pad_ids([rows[i] for i in order], config.end_of_text, backbone.device)
     cache = backbone.new_cache(embeddings.shape[1] + ids.shape[1])
     states = [backbone.hidden(embeddings, mask, positions, cache, last=True)]
-    n = len(order)
-    for begin in range(0, ids.shape[1] - 1, BLOCK):
+    n, block = len(order), BLOCK if backbone.dtype == torch.float32 else 1
+    for begin in range(0, ids.shape[1] - 1, block):
         if (left := sum(len(row) > begin + 1 for row in rows)) < n:
             n = left
             cache.keep_first(n)
-        fed = ids[:n, begin : min(begin + BLOCK, ids.shape[1] - 1)]
+        fed = ids[:n, begin : min(begin + block, ids.shape[1] - 1)]
         places = positions[:n, -1:] + 1 + begin + torch.arange(fed.shape[1], device=fed.device)
         states.append(backbone.step(backbone.embed_generated(fed), places, cache))
     leads: list[list[float]] = [[] for _ in rows]

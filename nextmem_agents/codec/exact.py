@@ -164,7 +164,6 @@ def _proven(
     Where the cached decoder gave the repairs, it follows the tokens, and these have to give the text; what a parallel
     pass has predicted is decoded now.
     """
-
     if codec.decoder.fused:
         found = [codec.tokenizer.to_bytes(row) for row in ids]
     else:
@@ -174,13 +173,15 @@ def _proven(
             part = _part_of(latents, rows)
             return _decode(codec, *part, [lengths[i] for i in rows], [repairs[i] for i in rows])
 
-        found = _batched(codec, lengths, decoded)
+        found = _batched(codec, lengths, decoded, decodes=True)
     return [one == text for one, text in zip(found, texts, strict=True)]
 
 
-def _batched(codec: LatentCodec, lengths: Sequence[int], work: Callable[[list[int]], list[T]]) -> list[T]:
-    """``work`` on batches of rows of like length."""
-    size = BATCH if codec.decoder.slots is None else WAITING
+def _batched(
+    codec: LatentCodec, lengths: Sequence[int], work: Callable[[list[int]], list[T]], *, decodes: bool = False
+) -> list[T]:
+    """``work`` on batches of rows of like length; where it ``decodes`` in slots, with rows that wait for one."""
+    size = WAITING if decodes and codec.decoder.slots is not None else BATCH
     return in_batches(lengths, work, codec.decoder.side_by_side, size)
 
 
@@ -224,7 +225,9 @@ def decompress(codec: LatentCodec, memories: Sequence[Sequence[Payload]]) -> lis
 
 def _decode_rows(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
     lengths = [payload.n_tokens for payload in payloads]
-    return _batched(codec, lengths, lambda rows: decode_payloads(codec, [payloads[i] for i in rows]))
+    return _batched(
+        codec, lengths, lambda rows: decode_payloads(codec, [payloads[i] for i in rows]), decodes=True
+    )
 
 
 def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, bool]:
