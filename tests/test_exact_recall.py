@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextmem_agents import LatentCodec, NextMem
+from nextmem_agents.codec import decoder
 from nextmem_agents.codec.backbone import Backbone
+from nextmem_agents.codec.decoder import cached_leads
 from nextmem_agents.codec.exact import compress, decompress
+from nextmem_agents.codec.repair import MARGIN
 from nextmem_agents.evaluation.locomo import default_conversation, load_locomo
 from nextmem_agents.quantization import Payload
 from nextmem_agents.training.synthetic import synthetic_texts
@@ -122,6 +125,18 @@ def test_a_wrong_decoder_is_caught_and_never_silent(
     kept = memory.scope("a").get(note)
     assert kept.text != "The code is 4711."
     assert kept.exact is False
+
+
+def test_what_proves_a_text_and_what_decodes_it_differ_by_little_of_the_margin(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = codec.tokenizer.encode([part for text in mixed_texts(COUNT)[::4] for part in codec.chunk(text)])
+    latents = codec.dequantize(codec.quantize(codec.encode_ids(ids)))
+    given = codec.decoder, codec.config, latents.values, latents.lengths, ids
+    proof = torch.tensor([lead for row in cached_leads(*given) for lead in row])
+    monkeypatch.setattr(decoder, "BLOCK", 1)
+    steps = torch.tensor([lead for row in cached_leads(*given) for lead in row])
+    assert (proof - steps).abs().max() < MARGIN / 20
 
 
 def test_what_the_decoder_cannot_give_back_is_kept_literally(

@@ -177,7 +177,7 @@ def cached_leads(
 
     The cache, the weights and the positions are those of :func:`greedy_batch`: where every lead is positive, or its
     token a repair, greedy decoding gives ``rows``. It takes single steps, and so does this in any type but float32.
-    There, ``BLOCK`` tokens are read at a time: leads differ from those of single steps by less than a hundredth of the
+    There, ``BLOCK`` tokens are read at a time: leads differ from those of single steps by less than a fiftieth of the
     margin that repairs keep (``MARGIN``), as those of batch sizes do (``benchmarks/margins.py``).
 
     Args:
