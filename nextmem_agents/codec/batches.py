@@ -22,7 +22,7 @@ for each on: there 24 rows take 1.3 times as long, 48 1.1 times, 128 are 1.1 tim
 tell which it is.
 """
 LEAST_APART = 8
-"""The same outside of the main thread, where the choice is between batches side by side and one thread alone.
+"""The same where several threads ask, and the choice is between batches side by side and one thread alone.
 
 On that Xeon, 16 rows are compressed 1.4 times as fast side by side, and decoded .9 times; 6 rows 1.3 and .6 times:
 single steps of few rows mostly wait for Python's lock.
@@ -53,9 +53,10 @@ def in_batches(
 ) -> list[T]:
     """``work`` on batches of like length, its results in the original order.
 
-    In the main thread, few rows are done by all of torch's threads together; elsewhere by one alone. A second thread
-    has a second team of them, more than there are processors, and these wait for one another by sleeping: one text is
-    decoded in 61 ms by two threads in the main thread (Xeon; 76 by one), and in 240 in another (75 by one).
+    As long as only the main thread asks, few rows are done by all of torch's threads together, and then by one alone.
+    Another thread has a second team of them, more than there are processors, and from then on those of both wait for
+    one another by sleeping: one text is decoded in 61 ms by two threads (Xeon; 76 by one), and in 240 where there are
+    two teams (75 by one).
 
     Args:
         lengths: of the rows.
@@ -65,7 +66,7 @@ def in_batches(
         size: the most rows of a batch.
     """
     threads = torch.get_num_threads()
-    apart = threading.current_thread() is not threading.main_thread()
+    apart = not hasattr(_thread, "alone") and _several_threads_ask()
     many = len(lengths) >= (LEAST_APART if apart else LEAST_EACH) * threads
     alone = side_by_side and threads > 1 and (many or apart) and not hasattr(_thread, "alone")
     each = _pool(threads).map if alone else map
@@ -74,6 +75,12 @@ def in_batches(
         for rows, found in zip(batches, each(work, batches), strict=True):
             results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]
+
+
+def _several_threads_ask() -> bool:
+    """Whether another thread than the main one has asked so far."""
+    _asking.add(threading.get_ident())
+    return _asking != {threading.main_thread().ident}
 
 
 def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
@@ -93,6 +100,7 @@ def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
     return list(_pool(threads).map(as_here, parts))
 
 
+_asking: set[int] = set()  # threads
 _thread = threading.local()  # "alone" is set in a pool's threads: work within work waits for no other thread
 _making = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -102,6 +110,7 @@ def _forget() -> None:
     global _making
     _making = threading.Lock()
     _pools.clear()
+    _asking.clear()
 
 
 if hasattr(
