@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import platformdirs
 
@@ -27,7 +27,7 @@ from nextmem_agents.store import EmbeddedStore, Store, check_scope
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Report
 from nextmem_agents.store.server import COLLECTION, ServerStore, payload_of
-from nextmem_agents.store.server_address import TIMEOUT
+from nextmem_agents.store.server_address import TIMEOUT, is_address
 from nextmem_agents.store.server_sharing import Isolation
 
 HOME_VARIABLE = "NEXTMEM_HOME"
@@ -134,7 +134,7 @@ class NextMem:
         """
         check_hook(on_remember)
         own = None if embedder is None else as_embedder(embedder)
-        server = location if _is_address(location) else None
+        server = location if is_address(location) else None
         if server is not None and payload == "sqlite":
             raise InvalidArgument(f"{server!r} is a server, whose payloads lie in Chroma; leave payload out")
         folder = default_folder() if location is None else location
@@ -298,10 +298,6 @@ class NextMem:
 
     async def __aexit__(self, *details: Any) -> None:
         await self.aclose()
-
-
-def _is_address(location: str | Path | None) -> TypeGuard[str]:
-    return isinstance(location, str) and location.startswith(("http://", "https://"))
 
 
 def _opened(

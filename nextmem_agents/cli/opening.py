@@ -31,7 +31,9 @@ VARIABLES = (
 
 def is_server(store: str | None) -> bool:
     """Whether ``--store`` names a Chroma server."""
-    return store is not None and store.startswith(("http://", "https://"))
+    from nextmem_agents.store.server_address import is_address
+
+    return is_address(store)
 
 
 def location(store: str | None) -> str | Path:

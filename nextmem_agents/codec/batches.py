@@ -65,10 +65,11 @@ def in_batches(
             :attr:`Backbone.side_by_side`.
         size: the most rows of a batch.
     """
-    threads = torch.get_num_threads()
-    apart = not hasattr(_thread, "alone") and _several_threads_ask()
+    within = hasattr(_thread, "alone")
+    apart = not within and _several_threads_ask()
+    threads = torch.get_num_threads() if side_by_side and not within else 1
     many = len(lengths) >= (LEAST_APART if apart else LEAST_EACH) * threads
-    alone = side_by_side and threads > 1 and (many or apart) and not hasattr(_thread, "alone")
+    alone = threads > 1 and (many or apart)
     each = _pool(threads).map if alone else map
     results: dict[int, T] = {}
     for batches in by_length(lengths, size, threads if alone and many else 1):

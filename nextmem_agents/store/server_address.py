@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from nextmem_agents.errors import InvalidArgument, StoreError
 
 TIMEOUT = 30.0
 """Seconds a request may take before it fails."""
+
+
+def is_address(location: object) -> TypeGuard[str]:
+    """Whether a store's location is a server's address, and not a folder.
+
+    Examples:
+        >>> is_address("http://chroma:8000"), is_address("notes")
+        (True, False)
+    """
+    return isinstance(location, str) and location.startswith(("http://", "https://"))
 
 
 def check_timeout(timeout: object) -> float:
