@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
+from nextmem_agents.codec.latents import length_mask
 
 
 def pad_ids(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -63,4 +64,4 @@ def encode_batch(
             fed = latents[-1] * config.latent_scale
             latents.append(backbone.step(fed, step_positions[:, j : j + 1], cache))
     values = torch.cat(latents, 1).float()
-    return values * (arange[:, :steps] < lengths[:, None])[..., None], lengths
+    return values * length_mask(lengths, steps)[..., None], lengths

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.errors import CheckpointError
 
 FILE = "index_head.safetensors"
@@ -80,7 +81,7 @@ class IndexHead(nn.Module):
 
     def terms(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Term vectors of padded latents [B, L, D], [B, L * m, term_size], and how many each row has, int64 [B]."""
-        valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
+        valid = length_mask(lengths, latents.shape[1])
         # Padding is most of a batch of short texts, and is not computed.
         own, behind = self._read(latents[valid])
         place = valid.nonzero()[:, 1]
@@ -119,11 +120,11 @@ class IndexHead(nn.Module):
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""
         if not len(self.tokens):
-            valid = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
+            valid = length_mask(lengths, latents.shape[1])
             shares = self.to_index(self._features(latents)) * valid[..., None]
             return F.normalize(shares.sum(1), dim=-1)
         terms, counts = self.terms(latents, lengths)
-        there = torch.arange(terms.shape[1], device=latents.device) < counts[:, None]
+        there = length_mask(counts, terms.shape[1])
         named, certainty = self.named_tokens(terms[there])
         out = terms.new_zeros(len(terms), self.index_size)
         out.index_add_(0, there.nonzero()[:, 0], self.to_index(named) * certainty[:, None])
@@ -165,9 +166,9 @@ def late_interaction(queries: Tensor, query_lengths: Tensor, passages: Tensor, l
     tensor([[0.5000, 0.5000]])
     """
     weight = queries.norm(dim=-1)
-    weight = weight * (torch.arange(queries.shape[1], device=queries.device) < query_lengths[:, None])
+    weight = weight * length_mask(query_lengths, queries.shape[1])
     directions, candidates = F.normalize(queries, dim=-1), F.normalize(passages, dim=-1)
-    outside = torch.arange(passages.shape[1], device=passages.device) >= lengths[:, None]
+    outside = ~length_mask(lengths, passages.shape[1])
     rows = []
     for query, share in zip(directions, weight / weight.sum(1, keepdim=True), strict=True):
         cosine = (candidates @ query.T).masked_fill(outside[..., None], -1.0)  # [B, S, T]

@@ -14,7 +14,7 @@ from nextmem_agents.codec.chunking import chunk_text
 from nextmem_agents.codec.decoder import check_steps, greedy_batch
 from nextmem_agents.codec.encoder import encode_batch
 from nextmem_agents.codec.index_head import late_interaction
-from nextmem_agents.codec.latents import Latents
+from nextmem_agents.codec.latents import Latents, length_mask
 from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.projection import project
 from nextmem_agents.codec.refinement import Refinement
@@ -252,7 +252,7 @@ class LatentCodec(AnsweringCodec):
         if self.index_head is None:
             return F.normalize(values, dim=-1), latents.lengths
         terms, counts = self.index_head.terms(values, latents.lengths)
-        there = torch.arange(terms.shape[1], device=terms.device) < counts[:, None]
+        there = length_mask(counts, terms.shape[1])
         terms[there] = self.index_head.expected(terms[there])
         return terms, counts
 

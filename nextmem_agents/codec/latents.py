@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from nextmem_agents.errors import InvalidArgument
@@ -35,3 +36,13 @@ class Latents:
 
     def __getitem__(self, rows: slice | list[int]) -> Latents:
         return Latents(self.values[rows], self.lengths[rows], self.fingerprint)
+
+
+def length_mask(lengths: Tensor, width: int) -> Tensor:
+    """Which places of padded rows count, bool [B, width].
+
+    >>> length_mask(torch.tensor([1, 2]), 3)
+    tensor([[ True, False, False],
+            [ True,  True, False]])
+    """
+    return torch.arange(width, device=lengths.device) < lengths[:, None]

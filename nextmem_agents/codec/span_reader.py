@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.codec.injection import Segment
+from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.errors import CheckpointError
 
 FILE = "span_reader.safetensors"
@@ -171,7 +172,7 @@ def mark_answer(
         return None
     slots = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     lengths = torch.tensor([len(row) for row in rows], device=slots.device)
-    there = torch.arange(slots.shape[1], device=slots.device) < lengths[:, None]
+    there = length_mask(lengths, slots.shape[1])
     asked = head.tokens[torch.tensor(question, device=slots.device)].expand(len(rows), -1, -1)
     begin, end = reader(asked, there.new_ones(asked.shape[:2]), slots, there)
     row, first, last = best_span(begin, end)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.index_head import IndexHead
 from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.codec.span_reader import MAX_ANSWER, SpanReader
 from nextmem_agents.errors import CannotAnswer, InvalidArgument
 from nextmem_agents.training import loop
@@ -120,7 +121,7 @@ class Reading(nn.Module):
     def _directions(self, ids: Packed, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """The directions of tokens, padded, and which are there."""
         rows, lengths = ids.rows(chosen)
-        return self._head[0].tokens[rows], torch.arange(rows.shape[1]) < lengths[:, None]
+        return self._head[0].tokens[rows], length_mask(lengths, rows.shape[1])
 
     def _slots(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Some memories as text, the others as their latents read, padded, and which slots are there."""
@@ -133,7 +134,7 @@ class Reading(nn.Module):
         slots = torch.where(
             is_text[:, None, None], F.pad(as_text, (0, 0, 0, missing)), F.normalize(terms, dim=-1)
         )
-        in_latents = torch.arange(terms.shape[1]) < numbers[:, None]
+        in_latents = length_mask(numbers, terms.shape[1])
         return slots, torch.where(is_text[:, None], F.pad(in_text, (0, missing)), in_latents)
 
 
