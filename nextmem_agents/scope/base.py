@@ -63,16 +63,19 @@ class ScopeBase:
         own = TokenCounter(f"codec:{self.codec.config.name}", self.codec.count_tokens)
         return token_counter(model, own)
 
-    def _batch(self, records: Sequence[Record]) -> DecodeBatch:
+    def _batch(self, records: Sequence[Record]) -> tuple[builtins.list[Record], DecodeBatch]:
+        """The records that are still there, and their payloads to be decoded together."""
         stored = self._store.payloads(self.name, [record.version for record in records])
+        short = {r.version for r in records if len(stored.get(r.version, ())) != r.n_chunks}
+        # Payloads are read after records: what was forgotten in between is gone, and not damaged.
+        there = self._store.records(self.name, list(short)) if short else {}
+        left = [r for r in records if r.version not in short or r.version in there]
         vault = self._vault()
-        return DecodeBatch(
-            [vault.read(record, stored.get(record.version, [])) for record in records], self._decompress
-        )
+        return left, DecodeBatch([vault.read(r, stored.get(r.version, [])) for r in left], self._decompress)
 
     def _memories(self, records: Sequence[Record]) -> builtins.list[Memory]:
-        batch = self._batch(records)
-        return [Memory(record, batch, i) for i, record in enumerate(records)]
+        left, batch = self._batch(records)
+        return [Memory(record, batch, i) for i, record in enumerate(left)]
 
     @observed("decode", items=lambda texts, *_, **__: len(texts))
     def _decompress(self, memories: Sequence[Sequence[Payload]]) -> builtins.list[DecompressedText]:

@@ -86,11 +86,15 @@ class Shelf:
         store: the store.
         scope: the scope's name.
         codec: its codec.
-        batch: the payloads of records, to be decoded together.
+        batch: of records those that are still there, and their payloads to be decoded together.
     """
 
     def __init__(
-        self, store: Store, scope: str, codec: LatentCodec, batch: Callable[[Sequence[Record]], DecodeBatch]
+        self,
+        store: Store,
+        scope: str,
+        codec: LatentCodec,
+        batch: Callable[[Sequence[Record]], tuple[list[Record], DecodeBatch]],
     ):
         self.store = store
         self.scope = scope
@@ -103,17 +107,16 @@ class Shelf:
         found = self.store.records(self.scope, list(ranked))
         return {version: found[version] for version in ranked if version in found}
 
-    def decode(self, records: Mapping[int, Record]) -> Sequence[DecompressedText | DamagedRecord]:
+    def decode(self, records: Mapping[int, Record]) -> dict[int, DecompressedText | DamagedRecord]:
         """Their texts, decoded now."""
-        batch = self.batch(list(records.values()))
-        self._decoded |= {version: (batch, i) for i, version in enumerate(records)}
-        return batch.decode()
+        left, batch = self.batch(list(records.values()))
+        self._decoded |= {record.version: (batch, i) for i, record in enumerate(left)}
+        return {record.version: text for record, text in zip(left, batch.decode(), strict=True)}
 
     def batches(self, records: Mapping[int, Record]) -> dict[int, tuple[DecodeBatch, int]]:
         """Where each one's text is: the batch, and its place there; one new batch for all that are not decoded."""
-        left = {version: record for version, record in records.items() if version not in self._decoded}
-        batch = self.batch(list(left.values()))
-        return self._decoded | {version: (batch, i) for i, version in enumerate(left)}
+        left, batch = self.batch([r for version, r in records.items() if version not in self._decoded])
+        return self._decoded | {record.version: (batch, i) for i, record in enumerate(left)}
 
 
 def order(ordering: Ordering, ranked: Ranked, query: str, k: int, shelf: Shelf) -> Ranked:
@@ -146,10 +149,9 @@ def _first(ranked: Ranked, n: int) -> Ranked:
 
 
 def _reranked(rerank: Rerank, ranked: Ranked, query: str, shelf: Shelf) -> Ranked:
-    records = shelf.records(ranked)
     texts = {
         version: None if isinstance(text, DamagedRecord) else text.text
-        for version, text in zip(records, shelf.decode(records), strict=True)
+        for version, text in shelf.decode(shelf.records(ranked)).items()
     }
     readable = [version for version, text in texts.items() if text is not None]
     scores = rerank_scores(rerank, query, [text for text in texts.values() if text is not None])
@@ -183,13 +185,13 @@ def _faded(decay: Decay, ranked: Ranked, shelf: Shelf) -> Ranked:
 
 
 def _diversified(diversity: float, ranked: Ranked, k: int, shelf: Shelf) -> Ranked:
-    records = shelf.records(ranked)
-    versions = list(records)
-    vectors = _vectors(shelf.batch(list(records.values())), len(records), shelf.codec)
+    records, batch = shelf.batch(list(shelf.records(ranked).values()))
+    versions = [record.version for record in records]
+    vectors = _vectors(batch, len(records), shelf.codec)
     chosen = {}
     scores = [ranked[version].score for version in versions]
     for place, (i, similarity, beside) in enumerate(diversify(scores, vectors, k, diversity), 1):
-        other = "" if beside is None else f"{similarity:.2f} like {records[versions[beside]].id}"
+        other = "" if beside is None else f"{similarity:.2f} like {records[beside].id}"
         chosen[versions[i]] = ranked[versions[i]].stepped("diversity", place, other)
     return chosen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import overload
@@ -30,8 +30,17 @@ class Reading(ScopeBase):
         Raises:
             MemoryNotFound: there is none of this id in this scope.
         """
-        memories = self._memories(self._store.get(self.name, [id] if isinstance(id, str) else id))
+        ids = [id] if isinstance(id, str) else id
+        memories = self._all(lambda: self._store.get(self.name, ids))
         return memories[0] if isinstance(id, str) else memories
+
+    def _all(self, read: Callable[[], builtins.list[Record]]) -> builtins.list[Memory]:
+        """The memories of all records that ``read`` gives; it reads again, and may raise, if one is gone since."""
+        while True:
+            records = read()
+            memories = self._memories(records)
+            if len(memories) == len(records):
+                return memories
 
     def list(
         self,
@@ -83,7 +92,7 @@ class Reading(ScopeBase):
         Raises:
             MemoryNotFound: there is none of this id in this scope.
         """
-        return self._memories(self._store.history(self.name, id))
+        return self._all(lambda: self._store.history(self.name, id))
 
     aget = async_twin(get)
     alist = async_iterator_twin(list)  # noqa: A003 - the method is meant

@@ -144,13 +144,13 @@ class Recalling(ScopeBase):
             records |= {v: record for v, record in near.items() if trust is None or trust.admits(record)}
         batches = shelf.batches(records)
         hits = []
-        for place, (version, record) in enumerate(records.items(), 1):
+        for place, version in enumerate((version for version in records if version in batches), 1):
             why = ranked.get(version)
             score = scores.get(version, Score(0.0))
             by = records[beside[version]].id if version in beside else None
             if why is None:
                 why = Explanation.of(score, place).stepped("neighbours", place, f"beside {by}")
-            hits.append(Hit(record, *batches[version], score, why, by))
+            hits.append(Hit(records[version], *batches[version], score, why, by))
         return Hits(hits, self.token_counter)
 
     def _query_vector(
