@@ -23,6 +23,7 @@ from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.migration import Migration, Side, migrate_store
 from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.verification import PayloadCheck
+from nextmem_agents.scope.writing import refuse_plain
 from nextmem_agents.store import EmbeddedStore, Store, check_scope
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Report
@@ -200,13 +201,10 @@ class NextMem:
         if encrypted:
             if self._keys is None:
                 raise InvalidArgument(
-                    "an encrypted scope of a server needs a folder for its keys: open(..., keys=)"
+                    f"the encrypted scope {checked!r} of a server needs a folder for its keys: open(..., keys=)"
                 )
-            if self._keys.get(checked) is None and self._store.count(checked):
-                raise InvalidArgument(
-                    f"the scope {checked!r} holds memories that are not encrypted; export it, erase it, and import it "
-                    "into memory.scope(..., encrypted=True)"
-                )
+            if self._keys.get(checked) is None:
+                refuse_plain(self._store, checked)
         hooks = (*check_hook(on_remember), *self._on_remember)
         return Scope(
             checked, self._store, self.codec, self._keep_text, self._keys, encrypted, self._embedder, hooks

@@ -334,17 +334,21 @@ class Store(Protocol):
     def clear(self, scope: str) -> int:
         """Delete every memory of the scope, as :meth:`forget` does; returns how many memories."""
 
-    def erase(self, scope: str) -> Receipt:
+    def erase(self, scope: str, on_deleted: Callable[[], object] | None = None) -> Receipt:
         """Delete every memory of the scope and its bytes wherever the store keeps any.
 
-        One that is interrupted is finished by the next opening for writing.
+        One that is interrupted is finished by the next opening for writing. ``on_deleted`` is called as soon as the
+        memories are off every read path.
         """
 
     def purge(self) -> int:
         """Delete what has expired, in all scopes; returns how many memories."""
 
     def dump(self, scope: str) -> Iterator[NewRecord]:
-        """Every version as it was put, oldest first, with its times; to write it elsewhere."""
+        """Every version as it was put, oldest first, with its times; to write it elsewhere.
+
+        One that has lost a chunk has empty payloads: what is left of its text must not pass for all of it.
+        """
 
     def count(self, scope: str) -> int:
         """How many memories the scope holds: as many as :meth:`list` gives."""
