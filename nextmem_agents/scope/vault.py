@@ -49,6 +49,8 @@ class Vault:
             PayloadError: the bytes are damaged, or of another place.
             KeyMissing: they are encrypted, and this scope has no key.
         """
+        if not data:
+            raise PayloadError("not all of its chunks are there")
         binding = encode_binding(self.scope, id, str(chunk))
         if data.startswith(MAGIC):
             if self._key is None:

@@ -37,7 +37,8 @@ class NewRecord:
         metadata: strings, integers, floats and booleans under names that are not reserved.
         expires_at: from then on no read returns the memory, its old versions included; None for never.
         valid_from: since when it holds; by default, since it was written.
-        valid_to: until when it holds; by default, until another version or memory takes its place.
+        valid_to: until when it holds; by default, until another version or memory takes its place. Later than
+            ``valid_from``, but in an import: a memory may have been ended before it began to hold.
         importance: 0..1, for ranking.
         written_by: who wrote this version (provenance: a user, an agent, a program).
         derived_from: what it was made from (provenance: a message's id, a document, a URL).
