@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -250,20 +251,34 @@ class NextMem:
         Texts are decoded exactly, and encoded and embedded anew; this memory stays as it is. Run again after an
         interruption, it goes on where it was. What does not come back exactly is not migrated but reported.
 
+        A scope that is encrypted here is encrypted there, under a key of its own that is made there.
+
         Args:
             target: another open memory, such as ``NextMem.open("./new", codec=…)``.
             dry_run: decode and check everything, and write nothing.
             progress: called with (done, total) of each scope.
+
+        Raises:
+            InvalidArgument: the target is no other memory, or cannot encrypt a scope that is encrypted here, since it
+                has no place for keys or holds plain memories there; nothing was written.
         """
+        if not isinstance(target, NextMem):
+            raise InvalidArgument(f"the target is another open memory, NextMem.open(…), not {target!r:.80}")
         if target._store is self._store:
             raise InvalidArgument("a memory cannot be migrated into itself; open another folder")
         return migrate_store(
-            Side(self._store, self.codec, self._vault, self._embedder),
-            Side(target._store, target.codec, target._vault, target._embedder),
+            self._side(),
+            target._side(),
             keep_text=target._keep_text,
             dry_run=dry_run,
             progress=progress,
         )
+
+    def _side(self) -> Side:
+        def sealing(name: str, encrypted: bool) -> AbstractContextManager[Vault]:
+            return self.scope(name, encrypted=encrypted)._sealing()
+
+        return Side(self._store, self.codec, self._vault, sealing, self._embedder)
 
     def _vault(self, scope: str) -> Vault:
         return Vault(scope, None if self._keys is None else self._keys.get(scope))
