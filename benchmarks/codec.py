@@ -29,7 +29,7 @@ from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
 from nextmem_agents.items import as_items
 from nextmem_agents.quantization import Payload, text_checksum
 from nextmem_agents.scope.decoded import decoded_texts
-from nextmem_agents.scope.writing import as_records
+from nextmem_agents.scope.writing import encode_items, seal_items
 from nextmem_agents.training.synthetic import synthetic_texts
 
 TOKENS = 64
@@ -176,7 +176,7 @@ def row(codec: str, dtype: str, work: str, control: Duration, ours: Duration, ba
 def record_of(scope: Any, codec: LatentCodec, text: str) -> Any:
     """What a scope would write for a text."""
     items = as_items([text], ids=None, session=None, agent=None, role=None, occurred_at=None, metadata=None)
-    return as_records(items, codec, scope._vault(), None)[0]
+    return seal_items(encode_items(items, codec, None), scope._vault())[0]
 
 
 def _copy(scope: Any, codec: LatentCodec, text: str, payload: Payload) -> None:

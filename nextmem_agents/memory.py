@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.migration import Migration, Side, migrate_store
 from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.verification import PayloadCheck
+from nextmem_agents.scope.writing import refuse_plain
 from nextmem_agents.store import EmbeddedStore, Store, check_scope
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Report
@@ -200,13 +202,10 @@ class NextMem:
         if encrypted:
             if self._keys is None:
                 raise InvalidArgument(
-                    "an encrypted scope of a server needs a folder for its keys: open(..., keys=)"
+                    f"the encrypted scope {checked!r} of a server needs a folder for its keys: open(..., keys=)"
                 )
-            if self._keys.get(checked) is None and self._store.count(checked):
-                raise InvalidArgument(
-                    f"the scope {checked!r} holds memories that are not encrypted; export it, erase it, and import it "
-                    "into memory.scope(..., encrypted=True)"
-                )
+            if self._keys.get(checked) is None:
+                refuse_plain(self._store, checked)
         hooks = (*check_hook(on_remember), *self._on_remember)
         return Scope(
             checked, self._store, self.codec, self._keep_text, self._keys, encrypted, self._embedder, hooks
@@ -252,20 +251,34 @@ class NextMem:
         Texts are decoded exactly, and encoded and embedded anew; this memory stays as it is. Run again after an
         interruption, it goes on where it was. What does not come back exactly is not migrated but reported.
 
+        A scope that is encrypted here is encrypted there, under a key of its own that is made there.
+
         Args:
             target: another open memory, such as ``NextMem.open("./new", codec=…)``.
             dry_run: decode and check everything, and write nothing.
             progress: called with (done, total) of each scope.
+
+        Raises:
+            InvalidArgument: the target is no other memory, or cannot encrypt a scope that is encrypted here, since it
+                has no place for keys or holds plain memories there; nothing was written.
         """
+        if not isinstance(target, NextMem):
+            raise InvalidArgument(f"the target is another open memory, NextMem.open(…), not {target!r:.80}")
         if target._store is self._store:
             raise InvalidArgument("a memory cannot be migrated into itself; open another folder")
         return migrate_store(
-            Side(self._store, self.codec, self._vault, self._embedder),
-            Side(target._store, target.codec, target._vault, target._embedder),
+            self._side(),
+            target._side(),
             keep_text=target._keep_text,
             dry_run=dry_run,
             progress=progress,
         )
+
+    def _side(self) -> Side:
+        def sealing(name: str, encrypted: bool) -> AbstractContextManager[Vault]:
+            return self.scope(name, encrypted=encrypted)._sealing()
+
+        return Side(self._store, self.codec, self._vault, sealing, self._embedder)
 
     def _vault(self, scope: str) -> Vault:
         return Vault(scope, None if self._keys is None else self._keys.get(scope))

@@ -19,7 +19,6 @@ from nextmem_agents.corpus.encoding import (
     fields_of,
     load_codec,
     missing,
-    vault_of,
 )
 from nextmem_agents.corpus.workers import pooled
 from nextmem_agents.errors import InvalidArgument
@@ -94,8 +93,8 @@ class Bulk:
             raise InvalidArgument(
                 "a memory with an embedder or on_remember is written by one process: workers=1"
             )
-        recipe = replace(self.recipe, vault=vault_of(scope))
-        yield from self._through(StoreDestination(scope), recipe, None)
+        destination = StoreDestination(scope)
+        yield from self._through(destination, replace(self.recipe, vault=destination.vault), None)
 
     def into_file(self, path: Path) -> Iterator[Totals]:
         """Into a new file that ``Scope.import_`` reads. Yields after each batch.

@@ -11,8 +11,8 @@ from typing import BinaryIO, Protocol
 
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.corpus.documents import Document
-from nextmem_agents.corpus.encoding import missing, store_of
-from nextmem_agents.errors import DataError
+from nextmem_agents.corpus.encoding import missing, store_of, vault_of
+from nextmem_agents.errors import DataError, StoreError
 from nextmem_agents.scope import Scope
 from nextmem_agents.scope.transfer import FORMAT, VERSION, _to_json
 from nextmem_agents.store.checks import time_to_text
@@ -37,18 +37,33 @@ class Destination(Protocol):
 
 
 class StoreDestination:
-    """A scope of a store, each batch in one transaction."""
+    """A scope of a store, each batch in one transaction.
+
+    Attributes:
+        vault: what the records have to be sealed with.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
+        self.vault = vault_of(scope)
 
     def missing(self, documents: Sequence[Document]) -> list[Document]:
         """Those that the scope does not hold with the same text."""
         return missing(self._scope, documents)
 
     def write(self, records: Sequence[NewRecord]) -> None:
-        """Put them."""
-        store_of(self._scope).put(self._scope.name, records)
+        """Put them.
+
+        Raises:
+            StoreError: the scope's key is another by now; nothing was written.
+        """
+        with self._scope._sealing() as vault:
+            if not vault.opens(self.vault):
+                raise StoreError(
+                    f"the scope {self._scope.name!r} was erased, or encrypted, while the corpus was encoded; "
+                    "run it again"
+                )
+            store_of(self._scope).put(self._scope.name, records)
 
     def finish(self) -> None:
         """Nothing is left to do: every batch was durable."""

@@ -12,7 +12,7 @@ from nextmem_agents.items import as_items
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 from nextmem_agents.scope.vault import Vault
-from nextmem_agents.scope.writing import as_records
+from nextmem_agents.scope.writing import EncodedItem, encode_items, seal_items
 from nextmem_agents.store.records import NewRecord, Store
 
 
@@ -72,9 +72,13 @@ class Encoder:
 
     def __call__(self, documents: Sequence[Document]) -> list[NewRecord]:
         """One record per document, in order."""
+        return seal_items(self.encode(documents), self._vault)
+
+    def encode(self, documents: Sequence[Document]) -> list[EncodedItem]:
+        """The same, yet to be sealed."""
         named = fields_of(documents)
         items = as_items([d.text for d in documents], ids=named.pop("id"), agent=None, **named)
-        return as_records(items, self._codec, self._vault, self._keep_text)
+        return encode_items(items, self._codec, self._keep_text)
 
 
 def fields_of(documents: Sequence[Document]) -> dict[str, Any]:
@@ -111,13 +115,15 @@ class ServerWriter:
         codec = load_codec(recipe, worker)
         self._memory = NextMem.open(url, codec=codec, **settings)
         self._scope = self._memory.scope(recipe.scope)
-        self._encode = Encoder(recipe, worker, codec)
+        self._encoder = Encoder(recipe, worker, codec)
 
     def __call__(self, documents: Sequence[Document]) -> Done:
         """Write what is not there yet."""
         fresh = missing(self._scope, documents)
         if fresh:
-            store_of(self._scope).put(self._scope.name, self._encode(fresh))
+            encoded = self._encoder.encode(fresh)
+            with self._scope._sealing() as vault:
+                store_of(self._scope).put(self._scope.name, seal_items(encoded, vault))
         return Done(len(fresh), len(documents) - len(fresh))
 
     def close(self) -> None:
@@ -140,4 +146,5 @@ def store_of(scope: Scope) -> Store:
 
 def vault_of(scope: Scope) -> Vault:
     """What seals the scope's payloads."""
-    return scope._vault(writing=True)
+    with scope._sealing() as vault:
+        return vault

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from nextmem_agents.codec.exact import DecompressedText, decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -15,6 +16,7 @@ from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.recall.hits import DecodeBatch, Memory
 from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.vault import Vault
+from nextmem_agents.scope.writing import holds_any, refuse_plain
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Record, Store
 
@@ -50,11 +52,40 @@ class ScopeBase:
         """Whether payloads are encrypted under this scope's own key, and no lexical index is kept."""
         return self._vault().encrypted or self._encrypt
 
-    def _vault(self, writing: bool = False) -> Vault:
-        key = None if self._keys is None else self._keys.get(self.name)
-        if key is None and writing and self._encrypt and self._keys is not None:
-            key = self._keys.make(self.name)
-        return Vault(self.name, key)
+    def _vault(self) -> Vault:
+        return Vault(self.name, None if self._keys is None else self._keys.get(self.name))
+
+    @contextmanager
+    def _sealing(self) -> Iterator[Vault]:
+        """What to seal and write with while the scope's key stays as it is; the first write to encrypt makes one.
+
+        Raises:
+            InvalidArgument: the scope is to be encrypted and holds memories that are not.
+            ReadOnlyStore: a key would have to be made, for a store that cannot be written to.
+        """
+        if self._keys is None:
+            yield Vault(self.name, None)
+            return
+        with ExitStack() as held:
+            key = held.enter_context(self._keys.kept(self.name))
+            if key is None and self._encrypt:
+                held.close()
+                key = held.enter_context(self._made_key(self._keys))
+            yield Vault(self.name, key)
+
+    @contextmanager
+    def _made_key(self, keys: KeyRing) -> Iterator[bytes]:
+        with keys.changing():
+            fresh = keys.get(self.name) is None
+            if fresh:
+                self._store.put(self.name, [])  # writes nothing, but raises where nothing can be written
+                refuse_plain(self._store, self.name)
+            try:
+                yield keys.make(self.name)
+            except BaseException:
+                if fresh and not holds_any(self._store, self.name):
+                    keys.erase(self.name)
+                raise
 
     def token_counter(self, model: str | None = None) -> TokenCounter:
         """What counts tokens for a model by name: tiktoken where it knows the model and has its file here, else the

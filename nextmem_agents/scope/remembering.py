@@ -14,7 +14,15 @@ from nextmem_agents.items import Life, admit, as_items
 from nextmem_agents.observability import observed
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope.reading import Reading
-from nextmem_agents.scope.writing import as_records, changes, check_threshold, expiry, last_moment, put_unlike
+from nextmem_agents.scope.writing import (
+    changes,
+    check_threshold,
+    encode_items,
+    expiry,
+    last_moment,
+    put_unlike,
+    seal_items,
+)
 from nextmem_agents.store.records import Scalar
 
 
@@ -127,9 +135,9 @@ class Remembering(Reading):
         if not items:
             return []
         items = admit(items, self.name, self._on_remember)
-        vault = self._vault(writing=True)
-        records = as_records(items, self.codec, vault, self._keep_text, bool(dedupe), self._embedder)
-        ids = put_unlike(self._store, self.name, records, threshold)
+        encoded = encode_items(items, self.codec, self._keep_text, self._embedder)
+        with self._sealing() as vault:
+            ids = put_unlike(self._store, self.name, seal_items(encoded, vault, bool(dedupe)), threshold)
         return ids[0] if single else ids
 
     def update(

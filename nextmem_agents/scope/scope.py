@@ -11,7 +11,7 @@ from nextmem_agents.observability import observed
 from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.recalling import Recalling
 from nextmem_agents.scope.remembering import Remembering
-from nextmem_agents.scope.transfer import export_scope, import_scope
+from nextmem_agents.scope.transfer import as_file, export_scope, import_scope
 from nextmem_agents.store.records import Receipt, Where
 
 
@@ -57,13 +57,16 @@ class Scope(Remembering, Recalling):
         Raises:
             StoreError: something is left, or another process holds the files; it says what to do.
         """
+        keys = self._keys
         try:
-            receipt = self._store.erase(self.name)
+            if keys is None:
+                return self._store.erase(self.name)
+            erased: list[bool] = []
+            with keys.changing():
+                receipt = self._store.erase(self.name, lambda: erased.append(keys.erase(self.name)))
+            return replace(receipt, key_erased=any(erased))
         finally:
             decoded_texts(self._store).drop(self.name)
-        if self._keys is not None and self._keys.erase(self.name):
-            return replace(receipt, key_erased=True)
-        return receipt
 
     def export(self, path: str | Path) -> int:
         """Write the scope with its history to a file (JSON lines, checksummed); returns how many versions.
@@ -72,24 +75,29 @@ class Scope(Remembering, Recalling):
 
         Raises:
             DataError: the file cannot be written.
+            InvalidArgument: ``path`` names no file.
             PayloadError: a memory is damaged; :meth:`NextMem.verify` lists such.
         """
-        return export_scope(self._store, self._vault(), self.codec, Path(path), self._embedder)
+        return export_scope(self._store, self._vault(), self.codec, as_file(path), self._embedder)
 
     def import_(self, path: str | Path, *, skip_existing: bool = False) -> int:
         """Add what :meth:`export` wrote, from this or another scope, all or nothing; returns how many memories.
 
+        What comes from or goes to an encrypted scope is decoded, which takes longer: words and repeats are found by it.
+
         Raises:
             CodecMismatch: another codec wrote it.
             DataError: the file is missing, cut off or altered; nothing was imported.
-            InvalidArgument: an id is there already, and ``skip_existing`` is False.
+            InvalidArgument: an id is there already, and ``skip_existing`` is False; or ``path`` names no file.
             NewerFormat: a newer version wrote it.
         """
         return import_scope(
             self._store,
-            self._vault(writing=True),
+            self.name,
+            self._sealing,
             self.codec,
-            Path(path),
+            as_file(path),
+            encrypted=self.encrypted,
             skip_existing=skip_existing,
             embedder=self._embedder,
         )

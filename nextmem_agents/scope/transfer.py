@@ -16,7 +16,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from nextmem_agents.codec.exact import decompress
+from nextmem_agents.codec.exact import DecompressedText, decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import (
     CodecMismatch,
@@ -35,9 +36,10 @@ from nextmem_agents.errors import (
     NextMemError,
     PayloadError,
 )
+from nextmem_agents.quantization import Payload
 from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.scope.vault import Vault
-from nextmem_agents.scope.writing import chunk_vectors
+from nextmem_agents.scope.writing import chunk_vectors, words_of
 from nextmem_agents.store.checks import time_to_text
 from nextmem_agents.store.clock import utc_now
 from nextmem_agents.store.records import NewRecord, Store
@@ -46,6 +48,21 @@ FORMAT = "nextmem-export"
 VERSION = 1
 _TIMES = ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
 _APART = ("payloads", "vectors", "fold")
+
+
+def as_file(path: object) -> Path:
+    """The file that a caller names.
+
+    Raises:
+        InvalidArgument: it is no path, or no file can have that name.
+    """
+    try:
+        found = Path(path)  # type: ignore[arg-type]
+        if not found.name or b"\0" in os.fsencode(found):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"an export is a file such as 'ann.jsonl', not {path!r:.80}") from error
+    return found
 
 
 def export_scope(
@@ -60,7 +77,6 @@ def export_scope(
     fresh = path.with_name(path.name + ".part")
     checksum = blake2b(digest_size=32)
     n = 0
-    plain = Vault(vault.scope, None)
     try:
         with fresh.open("wb") as opened:
 
@@ -82,7 +98,7 @@ def export_scope(
                 }
             )
             for record in store.dump(vault.scope):
-                write(_to_json(_resealed(record, vault, plain)))
+                write(_to_json(_readable(record, vault)))
                 n += 1
             write({"versions": n, "blake2b": checksum.hexdigest()})
             opened.flush()
@@ -97,16 +113,23 @@ def export_scope(
 
 def import_scope(
     store: Store,
-    vault: Vault,
+    scope: str,
+    sealing: Callable[[], AbstractContextManager[Vault]],
     codec: LatentCodec,
     path: Path,
     *,
+    encrypted: bool,
     skip_existing: bool,
     embedder: Embedder | None = None,
 ) -> int:
     """Read a file that :func:`export_scope` wrote into a scope, all or nothing; returns how many memories.
 
-    Vectors of another embedder than this memory's are made anew, of the exact texts.
+    Vectors of another embedder than this memory's are made anew, of the exact texts. So are the terms and digests of
+    what comes from or goes to an encrypted scope.
+
+    Args:
+        sealing: gives what to write with.
+        encrypted: whether the scope is.
 
     Raises:
         CodecMismatch: another codec wrote it.
@@ -120,25 +143,29 @@ def import_scope(
             f"{path} was written with the codec {header['codec']!r} (fingerprint {header['fingerprint']}), and this "
             f"memory has {codec.config.name!r} (fingerprint {codec.fingerprint}); import it with its codec and migrate"
         )
-    try:
-        source = Vault(str(header["scope"]), None)
-        if header.get("embedder") != (None if embedder is None else embedder.name):
-            versions = _embedded(versions, source, codec, embedder, path)
-        records = [_resealed(record, source, vault) for record in versions]
-    except PayloadError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
     now = utc_now()
-    records = [record for record in records if record.expires_at is None or record.expires_at > now]
+    records = [record for record in versions if record.expires_at is None or record.expires_at > now]
     ids = list(dict.fromkeys(record.id for record in records))
-    there = {record.id for record in store.dump(vault.scope)}
+    there = {record.id for record in store.dump(scope)}
     clash = [id_ for id_ in ids if id_ in there]
     if clash and not skip_existing:
         raise InvalidArgument(
-            f"{len(clash)} memories of {path} are in scope {vault.scope!r} already, {clash[0]!r} the first. Nothing "
+            f"{len(clash)} memories of {path} are in scope {scope!r} already, {clash[0]!r} the first. Nothing "
             "was imported. Import into another scope, or pass skip_existing=True to leave those as they are"
         )
     chosen = [record for record in records if record.id not in there]
-    store.put(vault.scope, chosen)
+    try:
+        source = Vault(str(header["scope"]), None)
+        if header.get("embedder") != (None if embedder is None else embedder.name):
+            chosen = _embedded(chosen, source, codec, embedder, path)
+        payloads = [_opened(record, source) for record in chosen]
+    except PayloadError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    # A digest stands for a text under the scope's key: it comes from the text where the key is another.
+    unknown = [i for i, record in enumerate(chosen) if encrypted or record.digest is None]
+    texts = dict(zip(unknown, decompress(codec, [payloads[i] for i in unknown]), strict=True))
+    with sealing() as vault:
+        store.put(scope, [_sealed(r, payloads[i], vault, texts.get(i)) for i, r in enumerate(chosen)])
     return len({record.id for record in chosen})
 
 
@@ -146,7 +173,7 @@ def _embedded(
     records: Sequence[NewRecord], source: Vault, codec: LatentCodec, embedder: Embedder | None, path: Path
 ) -> list[NewRecord]:
     """The records with this memory's index vectors in the place of theirs."""
-    payloads = [[source.open(data, r.id, n) for n, data in enumerate(r.payloads)] for r in records]
+    payloads = [_opened(record, source) for record in records]
     flat = decompress(codec, [[payload] for chunks in payloads for payload in chunks])
     texts = iter(flat)
     chunks = [[next(texts) for _ in each] for each in payloads]
@@ -160,14 +187,34 @@ def _embedded(
     return [replace(record, vectors=indexed) for record, indexed in zip(records, vectors, strict=True)]
 
 
-def _resealed(record: NewRecord, source: Vault, target: Vault) -> NewRecord:
-    """The record as another vault keeps it; terms and digest are none of an encrypted scope's business."""
-    payloads = [source.open(data, record.id, n) for n, data in enumerate(record.payloads)]
+def _opened(record: NewRecord, vault: Vault) -> list[Payload]:
+    try:
+        return [vault.open(data, record.id, n) for n, data in enumerate(record.payloads)]
+    except PayloadError as error:
+        raise PayloadError(f"memory {record.id!r} in scope {vault.scope!r} is damaged: {error}") from error
+
+
+def _readable(record: NewRecord, vault: Vault) -> NewRecord:
+    """The record as a file keeps it: not encrypted, and without the digest that only the scope's key can tell."""
+    plain = Vault(vault.scope, None)
+    payloads = [plain.seal(payload, record.id, n) for n, payload in enumerate(_opened(record, vault))]
+    return replace(record, payloads=payloads, digest=None if vault.encrypted else record.digest)
+
+
+def _sealed(
+    record: NewRecord, payloads: Sequence[Payload], vault: Vault, text: DecompressedText | None
+) -> NewRecord:
+    """The record as a scope keeps it; its terms and digest are those of its text, if that was decoded and is exact."""
+    words, digest = record.terms, record.digest
+    if text is not None and text.exact:
+        words, digest = words_of(text.text, record.role), vault.digest(text.text, record.role)
+    elif vault.encrypted:
+        digest = None
     return replace(
         record,
-        payloads=[target.seal(payload, record.id, n) for n, payload in enumerate(payloads)],
-        terms={} if target.encrypted else record.terms,
-        digest=None if target.encrypted or source.encrypted else record.digest,
+        payloads=[vault.seal(payload, record.id, n) for n, payload in enumerate(payloads)],
+        terms={} if vault.encrypted else words,
+        digest=digest,
     )
 
 

@@ -32,6 +32,10 @@ class Vault:
         """Whether what is sealed is encrypted."""
         return self._key is not None
 
+    def opens(self, other: Vault) -> bool:
+        """Whether it opens what the other seals."""
+        return (self.scope, self._key) == (other.scope, other._key)
+
     def seal(self, payload: Payload, id: str, chunk: int) -> bytes:  # noqa: A002 - the field's own name
         """The bytes to keep for chunk ``chunk`` of memory ``id``."""
         binding = encode_binding(self.scope, id, str(chunk))
@@ -45,6 +49,8 @@ class Vault:
             PayloadError: the bytes are damaged, or of another place.
             KeyMissing: they are encrypted, and this scope has no key.
         """
+        if not data:
+            raise PayloadError("not all of its chunks are there")
         binding = encode_binding(self.scope, id, str(chunk))
         if data.startswith(MAGIC):
             if self._key is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.items import Item
 from nextmem_agents.observability import observed
+from nextmem_agents.quantization import Payload
 from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.recall.lexical import terms
 from nextmem_agents.scope.vault import Vault
@@ -25,30 +26,46 @@ from nextmem_agents.store.exact import unit
 from nextmem_agents.store.records import NewRecord, Store, Where
 
 
-@observed("encode", items=lambda records, *_, **__: len(records))
-def as_records(
-    items: Sequence[Item],
-    codec: LatentCodec,
-    vault: Vault,
-    keep_text: bool | None,
-    fold: bool = False,
-    embedder: Embedder | None = None,
-) -> list[NewRecord]:
-    """One record per item; an encrypted scope's has no terms, since they are words of the text."""
+@dataclass(frozen=True, eq=False)
+class EncodedItem:
+    """An item whose text is encoded and not yet sealed.
+
+    Attributes:
+        payloads: one per chunk.
+        vectors: float32 [n_chunks, P], the index vectors.
+    """
+
+    item: Item
+    payloads: list[Payload]
+    vectors: npt.NDArray[np.float32]
+
+
+@observed("encode", items=lambda encoded, *_, **__: len(encoded))
+def encode_items(
+    items: Sequence[Item], codec: LatentCodec, keep_text: bool | None, embedder: Embedder | None = None
+) -> list[EncodedItem]:
+    """One encoded item per item: the slow part of writing, which needs no key."""
     texts = [item.text for item in items]
     compressed = compress(codec, texts, keep_text)
     vectors = index_vectors(codec, embedder, texts, compressed)
+    return [
+        EncodedItem(item, [chunk.payload for chunk in chunks], indexed)
+        for item, chunks, indexed in zip(items, compressed, vectors, strict=True)
+    ]
+
+
+def seal_items(encoded: Sequence[EncodedItem], vault: Vault, fold: bool = False) -> list[NewRecord]:
+    """One record per item; an encrypted scope's has no terms, since they are words of the text."""
     records = []
-    for item, chunks, indexed in zip(items, compressed, vectors, strict=True):
+    for each in encoded:
+        item = each.item
         id_ = item.id if item.id is not None else uuid.uuid4().hex
-        # A speaker's name is a word that people ask with.
-        words = f"{item.role}: {item.text}" if item.role else item.text
         records.append(
             NewRecord(
                 id=id_,
-                payloads=[vault.seal(chunk.payload, id_, n) for n, chunk in enumerate(chunks)],
-                vectors=indexed,
-                terms={} if vault.encrypted else terms(words),
+                payloads=[vault.seal(payload, id_, n) for n, payload in enumerate(each.payloads)],
+                vectors=each.vectors,
+                terms={} if vault.encrypted else words_of(item.text, item.role),
                 session=item.session,
                 agent=item.agent,
                 role=item.role,
@@ -60,6 +77,25 @@ def as_records(
             )
         )
     return records
+
+
+def words_of(text: str, role: str | None) -> dict[str, int]:
+    """The terms of a memory; a speaker's name is a word that people ask with."""
+    return terms(f"{role}: {text}" if role else text)
+
+
+def refuse_plain(store: Store, scope: str) -> None:
+    """Raise ``InvalidArgument`` if a scope that is to be encrypted holds anything, former versions included."""
+    if holds_any(store, scope):
+        raise InvalidArgument(
+            f"the scope {scope!r} holds memories that are not encrypted; export it, erase it, and import it into "
+            "memory.scope(..., encrypted=True)"
+        )
+
+
+def holds_any(store: Store, scope: str) -> bool:
+    """Whether any version of a memory is in the scope."""
+    return any(True for _ in store.dump(scope))
 
 
 def index_vectors(

@@ -164,7 +164,8 @@ def check_record(record: object, dim: int) -> NewRecord:
         for name in ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
         for value in (getattr(record, name),)
     }
-    if times["valid_from"] and times["valid_to"] and times["valid_to"] <= times["valid_from"]:
+    begins, ends = times["valid_from"], times["valid_to"]
+    if begins and ends and ends <= begins and times["updated_at"] is None:
         raise InvalidArgument(f"memory {id_!r}: valid_to must be later than valid_from")
     if not isinstance(record.fold, bool):
         raise InvalidArgument(f"memory {id_!r}: fold is a boolean, not {record.fold!r:.80}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
@@ -197,7 +197,7 @@ class EmbeddedStore(TableReading):
                 folder.wrote(key)
             return forgotten
 
-    def erase(self, scope: str) -> Receipt:
+    def erase(self, scope: str, on_deleted: Callable[[], object] | None = None) -> Receipt:
         """Delete every memory of the scope and its bytes in every file of the folder; see ``Store.erase``.
 
         The database is written anew and the index made by another process; then every file is read to its end
@@ -206,7 +206,7 @@ class EmbeddedStore(TableReading):
         """
         name = check_scope(scope)
         with self._use(writing=True, index=True) as folder:
-            return maintenance.erase(folder, name)
+            return maintenance.erase(folder, name, on_deleted)
 
     def purge(self) -> int:
         """Delete what has expired; see ``Store.purge``. Every write and every opening does so as well."""

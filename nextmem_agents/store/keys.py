@@ -14,14 +14,16 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import blake2b, scrypt
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
 from nextmem_agents.errors import InvalidArgument, KeyMissing, MissingExtra, NewerFormat, StoreError
+from nextmem_agents.store.gate import Gate
 
 FILE = "keys.json"
 FORMAT = 1
@@ -30,6 +32,11 @@ NONCE_BYTES = 12
 _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 2**26, "dklen": KEY_BYTES}
 MAGIC = b"NE\x01"
 """Begins an encrypted payload; a plain one begins with ``NM``."""
+
+# All rings of a file share one within a process: a key that one erases, none may be sealing with. The process id is in
+# the key since a forked child has none of its parent's threads.
+_gates: WeakValueDictionary[tuple[int, str], Gate] = WeakValueDictionary()
+_gates_guard = threading.Lock()
 
 
 class KeyRing:
@@ -49,6 +56,7 @@ class KeyRing:
     def __init__(self, folder: Path | None, unlock: str | bytes | None = None) -> None:
         self._file = None if folder is None else folder / FILE
         self._guard = threading.RLock()
+        self._gate = Gate() if self._file is None else _gate_of(self._file)
         self._content: dict[str, Any] = {
             "format": FORMAT,
             "salt": "",
@@ -77,6 +85,16 @@ class KeyRing:
         with self._guard:
             self._refresh()
             return self._keys.get(_digest(scope))
+
+    @contextmanager
+    def kept(self, scope: str) -> Iterator[bytes | None]:
+        """The key of a scope, or None, which this process does not change meanwhile: what it seals can be written."""
+        with self._gate.shared():
+            yield self.get(scope)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """While nothing is being sealed in this process, so that a key can be made or erased."""
+        return self._gate.alone()
 
     def make(self, scope: str) -> bytes:
         """The key of a scope, made and written now if there is none."""
@@ -225,8 +243,18 @@ def _as_key(unlock: object, salt: bytes) -> bytes:
     if isinstance(unlock, bytes) and len(unlock) == KEY_BYTES:
         return unlock
     if isinstance(unlock, str) and unlock:
-        return scrypt(unlock.encode(), salt=salt, **_SCRYPT)
+        try:
+            return scrypt(unlock.encode(), salt=salt, **_SCRYPT)
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(
+                f"encryption_key contains a lone surrogate; give another passphrase, or {KEY_BYTES} bytes"
+            ) from error
     raise InvalidArgument(f"encryption_key is a passphrase or {KEY_BYTES} bytes")
+
+
+def _gate_of(file: Path) -> Gate:
+    with _gates_guard:
+        return _gates.setdefault((os.getpid(), os.path.realpath(file)), Gate())
 
 
 def _digest(scope: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ BEYOND = (
 """What reading the files of a folder cannot prove."""
 
 
-def erase(folder: Folder, name: str) -> Receipt:
+def erase(folder: Folder, name: str, on_deleted: Callable[[], object] | None = None) -> Receipt:
     """Delete a scope and its bytes; see ``EmbeddedStore.erase``.
 
     The first transaction takes the scope off every read path and notes that its bytes are still to go; whatever
@@ -45,6 +45,8 @@ def erase(folder: Folder, name: str) -> Receipt:
             sql.execute("DELETE FROM memories WHERE scope = ?", (key,))
             sql.execute("DELETE FROM scopes WHERE scope = ?", (key,))
         sql.execute("INSERT OR IGNORE INTO erasures (scope) VALUES (?)", (key or 0,))
+    if on_deleted is not None:
+        on_deleted()
     folder.remove_bytes()
     left = set(needles)
     files: list[Path] = []

@@ -37,7 +37,8 @@ class NewRecord:
         metadata: strings, integers, floats and booleans under names that are not reserved.
         expires_at: from then on no read returns the memory, its old versions included; None for never.
         valid_from: since when it holds; by default, since it was written.
-        valid_to: until when it holds; by default, until another version or memory takes its place.
+        valid_to: until when it holds; by default, until another version or memory takes its place. Later than
+            ``valid_from``, but in an import: a memory may have been ended before it began to hold.
         importance: 0..1, for ranking.
         written_by: who wrote this version (provenance: a user, an agent, a program).
         derived_from: what it was made from (provenance: a message's id, a document, a URL).
@@ -334,17 +335,21 @@ class Store(Protocol):
     def clear(self, scope: str) -> int:
         """Delete every memory of the scope, as :meth:`forget` does; returns how many memories."""
 
-    def erase(self, scope: str) -> Receipt:
+    def erase(self, scope: str, on_deleted: Callable[[], object] | None = None) -> Receipt:
         """Delete every memory of the scope and its bytes wherever the store keeps any.
 
-        One that is interrupted is finished by the next opening for writing.
+        One that is interrupted is finished by the next opening for writing. ``on_deleted`` is called as soon as the
+        memories are off every read path.
         """
 
     def purge(self) -> int:
         """Delete what has expired, in all scopes; returns how many memories."""
 
     def dump(self, scope: str) -> Iterator[NewRecord]:
-        """Every version as it was put, oldest first, with its times; to write it elsewhere."""
+        """Every version as it was put, oldest first, with its times; to write it elsewhere.
+
+        One that has lost a chunk has empty payloads: what is left of its text must not pass for all of it.
+        """
 
     def count(self, scope: str) -> int:
         """How many memories the scope holds: as many as :meth:`list` gives."""

@@ -6,7 +6,7 @@ import builtins
 import os
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -200,7 +200,7 @@ class ServerStore(ServerReading):
             for name in self._names()
         )
 
-    def erase(self, scope: str) -> Receipt:
+    def erase(self, scope: str, on_deleted: Callable[[], object] | None = None) -> Receipt:
         """Delete every memory of the scope, expired ones included; see ``Store.erase``.
 
         That no row of them can be read any more is proven by reading; what Chroma leaves in its files, in its log
@@ -213,6 +213,8 @@ class ServerStore(ServerReading):
             return [id_ for (id_,) in sql.execute("SELECT id FROM memories WHERE scope = ?", (key,))]
 
         gone = shared.committer.forget(name, every)
+        if on_deleted is not None:
+            on_deleted()
         not_proven = [
             "the bytes in Chroma's files: it marks deleted rows and reuses their room later; only a new collection "
             "in a new folder holds nothing of them",

@@ -92,6 +92,8 @@ class ServerReading(TableReading):
                 n = len(record.payloads)
                 chunks = {c: row for c in range(n) if (row := rows.get(chunk_id(version, c))) is not None}
                 payloads = [row.payload or b"" for _, row in sorted(chunks.items())]
+                if len(payloads) < n:
+                    payloads = [b""] * n
                 yield replace(record, payloads=payloads, vectors=vectors_of(chunks, n, dim))
 
     def scopes(self) -> builtins.list[str]:

@@ -260,7 +260,7 @@ def kept_versions(sql: sqlite3.Connection, scope: int, at: Moment | None = None)
 def dump(
     sql: sqlite3.Connection, scope: int, dim: int, versions: Sequence[int]
 ) -> Iterator[tuple[int, NewRecord]]:
-    """Versions as they were put, with the times at which they were."""
+    """Versions as they were put, with the times at which they were; empty payloads for what has lost a chunk."""
     stored = payloads(sql, scope, versions)
     for version, record in sorted(records(sql, scope, versions).items()):
         archived = sql.execute(
@@ -274,11 +274,12 @@ def dump(
                 "SELECT vector FROM vectors WHERE scope = ? AND version = ? ORDER BY chunk", (scope, version)
             )
             vectors = b"".join(readable(vector, dim) for (vector,) in rows)
+        whole = len(stored.get(version, [])) == record.n_chunks
         yield (
             version,
             NewRecord(
                 id=record.id,
-                payloads=stored.get(version, []),
+                payloads=stored[version] if whole else [b""] * record.n_chunks,
                 vectors=from_halves(readable(vectors, dim, None) if vectors else b"", dim),
                 terms=terms_of(sql, scope, version),
                 session=record.session,
@@ -288,7 +289,7 @@ def dump(
                 metadata=record.metadata,
                 expires_at=record.expires_at,
                 valid_from=record.valid_from,
-                valid_to=record.valid_to if record.valid_to and record.valid_to > record.valid_from else None,
+                valid_to=record.valid_to,
                 importance=record.importance,
                 written_by=record.written_by,
                 derived_from=record.derived_from,

@@ -1,0 +1,54 @@
+"""Export and import: nothing that ended comes back, words and repeats are known whatever is encrypted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nextmem_agents import InvalidArgument, NextMem
+
+
+@pytest.mark.parametrize("payload", ["sqlite", "chroma"])
+def test_what_has_ended_before_it_began_stays_ended(open_fake: Any, tmp_path: Path, payload: str) -> None:
+    memory, other = open_fake(), open_fake(payload=payload)
+    scope = memory.scope("a")
+    scope.remember("Ann works for A", id="A")
+    scope.remember("Ann works for B", id="B", supersedes="A", valid_from=datetime(2024, 6, 1))
+    scope.forget(["B"])
+    scope.export(tmp_path / "a.jsonl")
+    other.scope("b").import_(tmp_path / "a.jsonl")
+    memory.migrate_to(other)
+    for name in ("a", "b"):
+        copy = other.scope(name)
+        assert [*copy.list()] == []
+        assert copy.get("A").record.valid_to == scope.get("A").record.valid_to
+    with pytest.raises(InvalidArgument, match="valid_to"):
+        scope.remember("x", valid_from=datetime(2024, 6, 1), valid_to=datetime(2024, 5, 1))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_words_and_repeats_are_known_whatever_is_encrypted(
+    open_fake: Any, tmp_path: Path, before: bool, after: bool
+) -> None:
+    memory, other = open_fake(), open_fake()
+    memory.scope("a", encrypted=before).remember("Lisbon", id="x", role="Ann", session="s")
+    memory.scope("a").export(tmp_path / "a.jsonl")
+    scope = other.scope("b", encrypted=after)
+    assert scope.import_(tmp_path / "a.jsonl") == 1
+    assert scope.encrypted == after
+    assert scope.remember("Lisbon", role="Ann", session="s", dedupe=True) == "x"
+    if not after:
+        assert [hit.id for hit in scope.recall("Ann", ranking="lexical")] == ["x"]
+    assert [bool(record.terms) for record in other._store.dump("b")] == [not after]
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", None, 5, "\ud800"])
+def test_what_names_no_file_is_refused(fake: NextMem, path: Any) -> None:
+    scope = fake.scope("a")
+    for refused in (scope.export, scope.import_):
+        with pytest.raises(InvalidArgument, match="file"):
+            refused(path)
