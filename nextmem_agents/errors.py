@@ -82,6 +82,10 @@ class MemoryNotFound(StoreError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class Overtaken(StoreError):
+    """Another write has changed the memory since it was read; nothing was written. ``Scope.update`` reads again."""
+
+
 class DataError(NextMemError):
     """An input file (conversation, corpus, configuration) is missing or malformed."""
 

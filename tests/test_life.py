@@ -20,6 +20,7 @@ from nextmem_agents import (
     Scope,
 )
 from nextmem_agents.errors import KeyMissing
+from nextmem_agents.items import Item
 from nextmem_agents.scope import Decay
 from nextmem_agents.store import clock
 from tests.codec import tiny
@@ -329,3 +330,28 @@ def test_without_its_key_an_encrypted_memory_is_an_error_and_not_a_text(
         with pytest.raises(KeyMissing, match=r"keys\.json"):
             _ = memory.scope("alice").get(note).text
         assert not memory.verify().sound
+
+
+def test_an_update_of_what_is_forgotten_meanwhile_does_not_bring_it_back(codec: LatentCodec) -> None:
+    def forget_first(item: Item) -> Item:
+        if item.text == "anew":
+            scope.forget(["m"])
+        return item
+
+    scope = NextMem.open(":memory:", codec=codec, on_remember=forget_first).scope("ann")
+    scope.remember("A note.", id="m")
+    with pytest.raises(MemoryNotFound):
+        scope.update("m", "anew")
+    assert scope.count() == 0
+
+
+def test_of_two_updates_at_once_neither_is_lost(codec: LatentCodec) -> None:
+    def change_role_first(item: Item) -> Item:
+        if item.metadata and item.role is None:
+            scope.update("m", role="user")
+        return item
+
+    scope = NextMem.open(":memory:", codec=codec, on_remember=change_role_first).scope("ann")
+    scope.remember("A note.", id="m")
+    memory = scope.update("m", metadata={"year": 2024})
+    assert (memory.role, memory.metadata, len(scope.history("m"))) == ("user", {"year": 2024}, 3)

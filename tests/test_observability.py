@@ -60,6 +60,7 @@ def test_every_operation_is_an_event_with_fields_and_no_text(
     events = [record for record in records if record.name == "nextmem_agents.operations"]
     assert {record.operation for record in events} == {
         "remember",
+        "update",
         "encode",
         "recall",
         "decode",

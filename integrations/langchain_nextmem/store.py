@@ -29,7 +29,7 @@ from langgraph.store.base.embed import get_text_at_path
 
 from langchain_nextmem.filters import matches
 from langchain_nextmem.scopes import scope_of
-from nextmem_agents.errors import DamagedRecord, InvalidArgument, MemoryNotFound
+from nextmem_agents.errors import DamagedRecord, InvalidArgument, MemoryNotFound, ReadOnlyStore
 from nextmem_agents.memory import NextMem
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope import Scope
@@ -231,15 +231,22 @@ class NextMemStore(BaseStore):
             yield from (memory for memory in page if matches(_value(memory), wanted))
 
     def _decoded_together(self, memories: Sequence[Memory]) -> list[Memory]:
-        return self.scope.get([memory.id for memory in memories]) if memories else []
+        """The same in one batch, as they are now; without those that were deleted since."""
+        ids = [memory.id for memory in memories]
+        found = {memory.id: memory for memory in self.scope.list(where={"id": {"$in": ids}})} if ids else {}
+        return [found[id_] for id_ in ids if id_ in found]
 
     def _refresh(self, memories: Iterable[Memory]) -> None:
+        lives: dict[float, list[Memory]] = {}
         for memory in memories:
-            minutes = memory.metadata.get(_TTL)
-            if minutes is not None:
-                life = timedelta(minutes=float(minutes))
-                for each in [memory, *self._indexes(memory.id)]:
-                    self.scope.update(each.id, ttl=life)
+            if (minutes := memory.metadata.get(_TTL)) is not None:
+                indexes = self._indexes(memory.id) if memory.metadata[_KIND] == _UNINDEXED else []
+                lives.setdefault(float(minutes), []).extend([memory, *indexes])
+        for minutes, each in lives.items():
+            try:
+                self.scope.expire(each, ttl=timedelta(minutes=minutes))
+            except ReadOnlyStore:  # there, the process that writes says how long they live
+                return
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
         found = {_namespace(memory) for memory in self._listed({})}

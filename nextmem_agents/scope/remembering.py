@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import Any, overload
 
 from nextmem_agents.asynchronous import async_twin
-from nextmem_agents.errors import DamagedRecord, InvalidArgument
-from nextmem_agents.items import Life, admit, as_items
+from nextmem_agents.errors import DamagedRecord, InvalidArgument, Overtaken
+from nextmem_agents.items import Item, Life, admit, as_items
 from nextmem_agents.observability import observed
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope.reading import Reading
@@ -23,6 +23,7 @@ from nextmem_agents.scope.writing import (
     put_unlike,
     seal_items,
 )
+from nextmem_agents.store.checks import check_id
 from nextmem_agents.store.records import Scalar
 
 
@@ -115,11 +116,7 @@ class Remembering(Reading):
             text = [text] if single else text
         if single:
             id = None if id is None else [id] if isinstance(id, str) else id  # noqa: A001
-        known = {field.name for field in fields(Life)}
-        if unknown := life.keys() - known:
-            raise InvalidArgument(
-                f"remember takes no {min(unknown)!r}; what else is known belongs in metadata={{}}"
-            )
+        check_life(life)
         life["expires_at"] = expiry(life.get("expires_at"), ttl)
         items = as_items(
             text,
@@ -134,12 +131,23 @@ class Remembering(Reading):
         threshold = check_threshold(near_duplicates)
         if not items:
             return []
+        ids = self._write(items, bool(dedupe), threshold)
+        return ids[0] if single else ids
+
+    def _write(
+        self,
+        items: Sequence[Item],
+        fold: bool = False,
+        threshold: float | None = None,
+        former: int | None = None,
+    ) -> builtins.list[str]:
         items = admit(items, self.name, self._on_remember)
         encoded = encode_items(items, self.codec, self._keep_text, self._embedder)
         with self._sealing() as vault:
-            ids = put_unlike(self._store, self.name, seal_items(encoded, vault, bool(dedupe)), threshold)
-        return ids[0] if single else ids
+            records = [replace(record, former=former) for record in seal_items(encoded, vault, fold)]
+            return put_unlike(self._store, self.name, records, threshold)
 
+    @observed("update", items=lambda *_, **__: 1)
     def update(
         self,
         /,
@@ -169,17 +177,11 @@ class Remembering(Reading):
             The memory as it is now.
 
         Raises:
-            MemoryNotFound: there is none of this id.
+            MemoryNotFound: there is none of this id, or none any more.
             DamagedRecord: no text is given, and the present one cannot be decoded exactly.
         """
-        former = self.get(id)
-        if text is None:
-            text = former.text
-            if not former.exact:
-                raise DamagedRecord(
-                    f"the text of memory {id!r} does not come back exactly; give a text to update it"
-                )
-        record = former.record
+        id = check_id(id)  # noqa: A001
+        check_life(life)
         given = {
             "session": session,
             "agent": agent,
@@ -187,13 +189,63 @@ class Remembering(Reading):
             "occurred_at": occurred_at,
             "metadata": metadata,
         }
-        named = changes(given, {name: getattr(record, name) for name in given})
-        kept = {"importance": record.importance, "expires_at": record.expires_at}
         life["expires_at"] = expiry(life.get("expires_at"), ttl)
-        life |= changes(life, kept)
-        life.setdefault("valid_to", last_moment(record.valid_to))
-        self.remember(text, id=id, **named, **life)
-        return self.get(id)
+        while True:
+            former = self.get(id)
+            try:
+                self._write([_updated(former, text, given, life)], former=former.record.version)
+            except Overtaken:
+                continue
+            return self.get(id)
+
+    def expire(
+        self,
+        memories: Memory | Sequence[Memory],
+        *,
+        expires_at: datetime | None = None,
+        ttl: timedelta | float | None = None,
+    ) -> int:
+        """Set when memories expire, and nothing else: no new version, no new time of writing; returns how many.
+
+        Args:
+            memories: as they were read; one that was changed or forgotten since, or has expired, is let be.
+            expires_at: from then on they are gone from every read.
+            ttl: in its place, how long they live from now on, a timedelta or seconds.
+
+        Raises:
+            InvalidArgument: not one of ``expires_at`` and ``ttl`` is given, or it is malformed.
+            ReadOnlyStore: the store was opened read-only.
+        """
+        when = expiry(expires_at, ttl)
+        if when is None:
+            raise InvalidArgument("give expires_at or ttl")
+        memories = [memories] if isinstance(memories, Memory) else memories
+        return self._store.expire(self.name, {memory.record.version: when for memory in memories})
 
     aremember = async_twin(remember)
     aupdate = async_twin(update)
+    aexpire = async_twin(expire)
+
+
+def check_life(life: Mapping[str, Any]) -> None:
+    """Raise ``InvalidArgument`` for what is no part of a memory's life."""
+    if unknown := life.keys() - {field.name for field in fields(Life)}:
+        raise InvalidArgument(
+            f"remember takes no {min(unknown)!r}; what else is known belongs in metadata={{}}"
+        )
+
+
+def _updated(former: Memory, text: str | None, given: Mapping[str, Any], life: Mapping[str, Any]) -> Item:
+    """A new version of a memory: what is given, and the rest as it was."""
+    if text is None:
+        text = former.text
+        if not former.exact:
+            raise DamagedRecord(
+                f"the text of memory {former.id!r} does not come back exactly; give a text to update it"
+            )
+    record = former.record
+    named = changes(given, {name: getattr(record, name) for name in given})
+    kept = changes(life, {"importance": record.importance, "expires_at": record.expires_at})
+    ends = {"valid_to": last_moment(record.valid_to)}
+    [item] = as_items([text], ids=[former.id], **named, **ends | {**life} | kept)
+    return item

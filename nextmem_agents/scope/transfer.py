@@ -47,7 +47,7 @@ from nextmem_agents.store.records import NewRecord, Store
 FORMAT = "nextmem-export"
 VERSION = 1
 _TIMES = ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
-_APART = ("payloads", "vectors", "fold")
+_APART = ("payloads", "vectors", "fold", "former")
 
 
 def as_file(path: object) -> Path:

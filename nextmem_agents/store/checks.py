@@ -187,6 +187,7 @@ def check_record(record: object, dim: int) -> NewRecord:
         supersedes=None if record.supersedes is None else check_id(record.supersedes),
         digest=_check_optional("digest", record.digest),
         fold=record.fold,
+        former=record.former,
         **times,
     )
 
@@ -218,6 +219,11 @@ def check_time(name: str, value: object) -> datetime:
         return value.astimezone(timezone.utc)
     except OverflowError as error:
         raise InvalidArgument(f"{name}: {value!r} lies outside the years 1 to 9999 in UTC") from error
+
+
+def check_expiries(times: Mapping[int, object]) -> dict[int, datetime]:
+    """Return when each version expires; ``InvalidArgument`` for what is no version or no time."""
+    return {v: check_time("expires_at", times[v]) for v in check_versions(list(times))}
 
 
 def time_to_text(value: datetime) -> str:

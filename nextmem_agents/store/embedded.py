@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
@@ -14,6 +14,7 @@ from nextmem_agents.store import folder as folders
 from nextmem_agents.store import maintenance, tables
 from nextmem_agents.store.checks import (
     check_count,
+    check_expiries,
     check_ids,
     check_record,
     check_scope,
@@ -109,6 +110,7 @@ class EmbeddedStore(TableReading):
                 key = tables.make_scope(sql, name)
                 appended = True
                 tables.check_supersedes(sql, key, name, checked)
+                tables.check_former(sql, key, name, checked)
                 for record in checked:
                     repeated = tables.repeat_of(sql, key, record) if record.fold else None
                     if repeated is None:
@@ -167,6 +169,16 @@ class EmbeddedStore(TableReading):
                     written = found[version].count if version in found else 0
                     found[version] = Access(written + count, datetime.fromisoformat(last))
             return found
+
+    def expire(self, scope: str, times: Mapping[int, datetime]) -> int:
+        """Set when memories expire; see ``Store.expire``."""
+        name, wanted = check_scope(scope), check_expiries(times)
+        with self._use(writing=True) as folder, folder.database.transaction(write=True) as sql:
+            key = tables.scope_key(sql, name)
+            if key is None:
+                return 0
+            texts = {version: time_to_text(time) for version, time in wanted.items()}
+            return tables.expire(sql, key, texts, moment().now)
 
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions; see ``Store.forget``."""

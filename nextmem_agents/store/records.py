@@ -45,6 +45,7 @@ class NewRecord:
         supersedes: id of another memory of the scope that holds no longer, from ``valid_from`` on.
         digest: stands for the text, so that an exact repeat can be told without reading any.
         fold: write nothing if a memory of the same scope and session has this digest already.
+        former: the version of the memory that this one is made from; another write between the two is refused.
         created_at: when the memory's first version was written, elsewhere; for imports.
         updated_at: when this version was written, elsewhere; for imports.
     """
@@ -67,6 +68,7 @@ class NewRecord:
     supersedes: str | None = None
     digest: str | None = None
     fold: bool = False
+    former: int | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
@@ -324,6 +326,13 @@ class Store(Protocol):
 
     def accesses(self, scope: str, versions: Sequence[int]) -> dict[int, Access]:
         """How often and when each was recalled; one that never was is left out."""
+
+    def expire(self, scope: str, times: Mapping[int, datetime]) -> int:
+        """Set when memories expire, by their current versions, and change nothing else; returns how many.
+
+        A version that is not the current one (any more) is let be. A server, whose other clients follow versions,
+        has one more then, of the same bytes and times.
+        """
 
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions, payloads, vectors and postings; returns how many memories.

@@ -7,13 +7,16 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from nextmem_agents.errors import InvalidArgument, StoreError
+from nextmem_agents.errors import InvalidArgument, MemoryNotFound, Overtaken, StoreError
 from nextmem_agents.store import server_sharing, tables
 from nextmem_agents.store.checks import (
     check_count,
+    check_expiries,
     check_ids,
     check_record,
     check_scope,
@@ -163,6 +166,19 @@ class ServerStore(ServerReading):
         shared = self._use(writing=True)
         checked = [check_record(record, shared.codec.dim) for record in records]
         return shared.committer.put(name, checked) if checked else []
+
+    def expire(self, scope: str, times: Mapping[int, datetime]) -> int:
+        """Set when memories expire; see ``Store.expire``. Each is written once more, so that all processes see it."""
+        name, n = check_scope(scope), 0
+        for version, expires in check_expiries(times).items():
+            for record in self._dumped(name, [version]):
+                try:
+                    if all(record.payloads):  # what is damaged is not to pass for a memory of no bytes
+                        self.put(name, [replace(record, expires_at=expires, former=version)])
+                        n += 1
+                except (MemoryNotFound, Overtaken):
+                    continue
+        return n
 
     def forget(self, scope: str, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
         """Delete memories with all their versions; see ``Store.forget``.

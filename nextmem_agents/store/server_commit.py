@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from nextmem_agents.errors import NextMemError, StoreError
+from nextmem_agents.errors import NextMemError, Overtaken, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.checks import time_to_text
 from nextmem_agents.store.clock import utc_now
@@ -219,6 +219,9 @@ class Committer:
         }
         known = {record.id for record in earlier}
         with self._reading, self._replica.reading(put.scope) as (sql, key):
+            if overtaken := {record.id for record in put.records if record.former is not None} & known:
+                raise Overtaken(f"memory {min(overtaken)!r} was changed by another write; read it again")
+            tables.check_former(sql, key, put.scope, put.records)
             for record in put.records:
                 other = record.supersedes
                 if other is not None and record.updated_at is None and other not in known:

@@ -45,7 +45,7 @@ VERSIONS_A_ROW: Final = 1_000
 MISSING: Final = 16
 """So many chunks of a memory, and as many as are there, may be missing before its number of them is not believed."""
 
-_APART = frozenset({"payloads", "vectors", "fold"})
+_APART = frozenset({"payloads", "vectors", "fold", "former"})
 _TIMES = frozenset({"occurred_at", "created_at", "updated_at", "valid_from", "valid_to", "expires_at"})
 _FIELDS = {field.name for field in fields(NewRecord)} - _APART
 

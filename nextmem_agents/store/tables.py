@@ -31,9 +31,11 @@ from nextmem_agents.store.searches import (
 )
 from nextmem_agents.store.writes import (
     accesses,
+    check_former,
     check_supersedes,
     drop_empty_scopes,
     dump,
+    expire,
     forget,
     insert,
     kept_versions,
@@ -47,6 +49,7 @@ __all__ = [
     "Versions",
     "accesses",
     "archived_vectors",
+    "check_former",
     "check_supersedes",
     "count_current",
     "count_held",
@@ -54,6 +57,7 @@ __all__ = [
     "drop_empty_scopes",
     "dump",
     "exceeds",
+    "expire",
     "forget",
     "has_own_collection",
     "history",

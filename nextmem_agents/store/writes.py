@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from nextmem_agents.errors import Overtaken
 from nextmem_agents.store.checks import metadata_to_text, time_to_text
 from nextmem_agents.store.clock import Moment, moment
 from nextmem_agents.store.filters import kind_of, select_current
@@ -123,9 +124,10 @@ def _retire(
     if expired is not None and expired <= now:
         sql.execute("DELETE FROM memories WHERE scope = ? AND id = ?", (scope, id_))
         return True, None
+    # Former versions too: one that began later than this change holds no longer, whenever it was written.
     sql.execute(
-        "UPDATE memories SET current = 0, valid_to = MIN(COALESCE(valid_to, ?), ?) WHERE scope = ? AND version = ?",
-        (ends, ends, scope, version),
+        "UPDATE memories SET current = 0, valid_to = MIN(COALESCE(valid_to, ?), ?) WHERE scope = ? AND id = ?",
+        (ends, ends, scope, id_),
     )
     # A memory expires as one: its past is not to outlive it.
     sql.execute("UPDATE memories SET expires_at = ? WHERE scope = ? AND id = ?", (expires, scope, id_))
@@ -193,6 +195,15 @@ def check_supersedes(sql: sqlite3.Connection, scope: int, name: str, records_: S
         seen.add(record.id)
 
 
+def check_former(
+    sql: sqlite3.Connection, scope: int | None, name: str, records_: Sequence[NewRecord]
+) -> None:
+    """Raise where the version that a record is made from is not the current one: ``MemoryNotFound``, ``Overtaken``."""
+    for record in records_:
+        if record.former is not None and [record.former] != current_versions(sql, scope, name, [record.id]):
+            raise Overtaken(f"memory {record.id!r} was changed by another write; read it again")
+
+
 def repeat_of(sql: sqlite3.Connection, scope: int, record: NewRecord) -> str | None:
     """The id of a memory of the record's session with its digest, the earliest; None if there is none."""
     if record.digest is None:
@@ -222,6 +233,22 @@ def drop_empty_scopes(sql: sqlite3.Connection) -> None:
     sql.execute(
         "DELETE FROM scopes WHERE NOT EXISTS (SELECT 1 FROM memories AS m WHERE m.scope = scopes.scope)"
     )
+
+
+def expire(sql: sqlite3.Connection, scope: int, times: Mapping[int, str], now: str) -> int:
+    """Set when memories expire, by their current versions; others are let be. Returns how many it was set for."""
+    n = 0
+    for version, expires in times.items():
+        n += (
+            sql.execute(
+                # A memory expires as one: its past is not to outlive it.
+                "UPDATE memories SET expires_at = ? WHERE scope = ? AND id = (SELECT id FROM memories WHERE scope = ?"
+                " AND version = ? AND current = 1 AND (expires_at IS NULL OR expires_at > ?))",
+                (expires, scope, scope, version, now),
+            ).rowcount
+            > 0
+        )
+    return n
 
 
 def touch(sql: sqlite3.Connection, scope: int, times: Mapping[int, tuple[int, str]]) -> None:

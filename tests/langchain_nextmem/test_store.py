@@ -322,3 +322,33 @@ def test_an_agents_tools_use_it(alice: Scope) -> None:
     item = NextMemStore(alice).get(("notes",), "n")
     assert item is not None
     assert item.value == {"text": "Buy milk."}
+
+
+def test_a_read_lengthens_an_items_life_and_changes_nothing_else(fake: NextMem) -> None:
+    store = NextMemStore(fake, user_id="ann")
+    store.put(("n",), "k", {"n": 1}, ttl=60)
+    store.put(("n",), "other", {"n": 2}, index=["n"], ttl=60)
+    first = store.get(("n",), "k", refresh_ttl=False)
+    [memory] = store.scope.list(where={"langgraph_key": "k"})
+    assert store.get(("n",), "k").updated_at == first.updated_at
+    found = {item.key: item for item in store.search(("n",))}
+    assert (len(found), found["k"].updated_at) == (2, first.updated_at)
+    [longer] = store.scope.list(where={"langgraph_key": "k"})
+    assert longer.record.expires_at > memory.record.expires_at
+    assert len(store.scope.history(memory.id)) == 1
+
+
+def test_a_read_beside_a_delete_does_not_bring_an_item_back(
+    fake: NextMem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = NextMemStore(fake, user_id="ann")
+    store.put(("n",), "k", {"n": 1}, ttl=60)
+    refresh = store._refresh
+
+    def delete_first(memories: Any) -> None:
+        store.delete(("n",), "k")
+        refresh(memories)
+
+    monkeypatch.setattr(store, "_refresh", delete_first)
+    assert store.get(("n",), "k").value == {"n": 1}
+    assert store.get(("n",), "k") is None

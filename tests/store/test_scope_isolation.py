@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from datetime import datetime, timezone
 
 import pytest
 
@@ -43,6 +44,7 @@ ASK = {
         store.touch(scope, [other.version]) or store.accesses("theirs", [other.version])
     ),
     "accesses": lambda store, scope, other: store.accesses(scope, [other.version]),
+    "expire": lambda store, scope, other: store.expire(scope, {other.version: datetime.now(timezone.utc)}),
     "dump": lambda store, scope, other: [record for record in store.dump(scope) if record.id == other.id],
     "erase": lambda store, scope, other: store.erase(scope).memories > 1,
     "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),

@@ -161,3 +161,22 @@ def test_erase_says_what_it_did_and_what_it_cannot_prove(open_durable, record):
     store.put("s", [record("again")])
     assert store.count("s") == 1
     assert store.erase("nobody").memories == 0
+
+
+def test_a_memory_is_given_longer_and_nothing_else_changes(store, record, texts):
+    soon, later = (datetime.now(timezone.utc) + n * DAY for n in (1, 3))
+    store.put("s", [record("one", "m", expires_at=soon), record("two", "n", expires_at=soon)])
+    before = {found.id: found for found in store.list("s")}
+    store.put("s", [record("two anew", "n", expires_at=soon)])
+
+    assert store.expire("s", {found.version: later for found in before.values()}) == 1
+
+    after = {found.id: found for found in store.list("s")}
+    assert (after["m"].expires_at, after["n"].expires_at) == (later, soon)
+    assert (after["m"].updated_at, after["m"].created_at) == (before["m"].updated_at, before["m"].created_at)
+    assert sorted(texts(store, "s")) == ["one", "two anew"]
+    store.forget("s", ids=["m"])
+    assert store.expire("s", {before["m"].version: later}) == 0
+    assert store.expire("nobody", {1: later}) == 0
+    with pytest.raises(InvalidArgument):
+        store.expire("s", {1: "tomorrow"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from datetime import datetime, timezone
 
 import pytest
 
@@ -13,6 +14,8 @@ from nextmem_agents.errors import (
 from nextmem_agents.store import EmbeddedStore, Store
 from nextmem_agents.store.server import ServerStore
 from tests.store.conftest import DIM
+
+FAR = datetime(2100, 1, 1, tzinfo=timezone.utc)
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -47,6 +50,7 @@ ASK = {
         each for each in store.dump(scope) if each.metadata["tag"] == "theirs"
     ],
     "forget": lambda store, scope, other: store.forget(scope, where={"tag": "theirs"}),
+    "expire": lambda store, scope, other: store.expire(scope, {other.version: FAR}),
 }
 
 
@@ -80,7 +84,7 @@ def test_a_malformed_scope_is_refused_by_every_method(open_layout, record, scope
     for layout in ("embedded-memory", "chroma-memory"):
         store = open_layout(layout)
         arguments = {"ids": ["a"], "id": "a", "records": [], "versions": [1], "terms": ["a"], "k": 1}
-        arguments |= {"vector": [1.0] * DIM, "version": 1}
+        arguments |= {"vector": [1.0] * DIM, "version": 1, "times": {}}
         for name, signature in METHODS.items():
             parameters = list(signature.parameters.values())[1:]
             if not parameters or parameters[0].name != "scope":
