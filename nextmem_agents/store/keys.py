@@ -57,27 +57,28 @@ class KeyRing:
         self._file = None if folder is None else folder / FILE
         self._guard = threading.RLock()
         self._gate = Gate() if self._file is None else _gate_of(self._file)
-        self._content: dict[str, Any] = {
-            "format": FORMAT,
-            "salt": "",
-            "locked": unlock is not None,
-            "keys": {},
-        }
+        self._unlocked_with = unlock
         self._keys: dict[str, bytes] = {}
         self._lock_key: bytes | None = None
         self._seen = self._state()
         if self._seen is not None:
-            self._content = self._read()
-        elif unlock is not None:
-            self._content["salt"] = secrets.token_hex(16)
-        if self._content["locked"] and unlock is None:
+            self._take(self._read())
+        else:
+            salt = "" if unlock is None else secrets.token_hex(16)
+            self._take({"format": FORMAT, "salt": salt, "locked": unlock is not None, "keys": {}})
+
+    def _take(self, content: dict[str, Any]) -> None:
+        """Begin with a file's content; or with an empty one, until there is a file."""
+        unlock = self._unlocked_with
+        if content["locked"] and unlock is None:
             raise KeyMissing(f"{self._file} is locked; pass the passphrase or key as encryption_key=")
-        if not self._content["locked"] and unlock is not None:
+        if not content["locked"] and unlock is not None:
             raise KeyMissing(
                 f"the keys in {self._file} are not locked; open the store without encryption_key"
             )
+        self._content = content
         if unlock is not None:
-            self._lock_key = _as_key(unlock, bytes.fromhex(self._content["salt"]))
+            self._lock_key = _as_key(unlock, bytes.fromhex(content["salt"]))
         self._unlock_all()
 
     def get(self, scope: str) -> bytes | None:
@@ -147,6 +148,10 @@ class KeyRing:
         if state is None:
             raise KeyMissing(f"{self._file} was removed while it was in use; restore it from a copy")
         fresh = self._read()
+        if self._seen is None:  # another ring made the file
+            self._take(fresh)
+            self._seen = state
+            return
         if (fresh["locked"], fresh["salt"]) != (self._content["locked"], self._content["salt"]):
             raise KeyMissing(f"{self._file} was replaced while it was in use; open the store again")
         self._content, self._seen = fresh, state

@@ -24,6 +24,19 @@ def test_two_rings_on_one_folder_lose_no_key(tmp_path):
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("unlock", ["a passphrase", bytes(range(32)), None])
+def test_rings_that_were_open_before_the_first_key_share_the_file(tmp_path, unlock):
+    first, second = KeyRing(tmp_path, unlock), KeyRing(tmp_path, unlock)
+    wrong = KeyRing(tmp_path, "wrong")
+    key = first.make("a")
+    assert second.get("a") == key
+    other = second.make("b")
+    assert first.get("b") == KeyRing(tmp_path, unlock).get("b") == other
+    for _ in range(2):
+        with pytest.raises(KeyMissing):
+            wrong.get("a")
+
+
 @pytest.mark.parametrize("unlock", ["a passphrase", bytes(range(32))])
 def test_locked_keys_need_what_locked_them(tmp_path, unlock):
     key = KeyRing(tmp_path, unlock).make("alice")
