@@ -195,8 +195,9 @@ class NextMem:
                 (:meth:`open`), which sees what it gave.
 
         Raises:
-            InvalidArgument: ``name`` is no string, empty, or in a form that could look like another; or the scope
-                holds memories that are not encrypted; or there is no place for keys.
+            InvalidArgument: ``name`` is no string, empty, longer than 256 characters, has control characters or white
+                space at its ends, or is not in Unicode NFC; or the scope holds memories that are not encrypted; or
+                there is no place for keys.
         """
         checked = check_scope(name)
         if encrypted:

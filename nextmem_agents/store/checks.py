@@ -29,7 +29,7 @@ def check_scope(scope: object) -> str:
 
     A scope id is 1 to 256 characters in Unicode NFC, without control characters, lone surrogates, or white
     space at its ends. Another normal form is refused, never folded: two users must not become one by looking
-    alike.
+    alike. What looks like another name and is not the same is another scope.
     """
     if not isinstance(scope, str):
         raise InvalidArgument(
