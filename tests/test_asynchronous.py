@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +96,34 @@ async def test_what_is_asked_together_is_encoded_together(
     await asyncio.gather(*(scope.arecall(f"When did bridge {i} open?", ranking="latent") for i in range(12)))
     assert len(sizes) < 12
     assert sum(sizes) >= 12
+
+
+_FORKED = """
+import asyncio, os, signal, sys
+from nextmem_agents import NextMem
+
+async def remember():
+    with NextMem.open(sys.argv[1]) as memory:
+        await memory.scope("ann").aremember("The spare key is under the blue pot.")
+
+asyncio.run(remember())
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(60)
+with NextMem.open(sys.argv[1], read_only=True) as memory:
+    hits = asyncio.run(memory.scope("ann").arecall("Where is the spare key?"))
+    print(hits[0].text, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_async_calls_work_in_a_forked_child(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED, str(tmp_path / "memory")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.stdout == "The spare key is under the blue pot.\n", done.stderr

@@ -6,6 +6,7 @@ alone. The async API works this way; a plain call in a thread of its own runs wh
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,6 +87,19 @@ class _Piece:
     number: int  # in the order of arrival
 
 
+_workers: WeakSet[CodecWorker] = WeakSet()
+
+
+def _begin_anew() -> None:
+    """In a forked child, which has none of its parent's threads and whose locks one of them may have held."""
+    for worker in _workers:
+        worker._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 class CodecWorker:
     """Batches requests of many threads.
 
@@ -103,10 +118,13 @@ class CodecWorker:
 
     def __init__(self, max_batch: int = 64, wait: float = 0.003, max_waiting: int = 4096):
         self._max_batch, self._wait, self._max_waiting = max_batch, wait, max_waiting
+        self._begin()
+        _workers.add(self)
+
+    def _begin(self) -> None:
         self._changed = threading.Condition()
-        self._queues: dict[
-            Hashable, deque[_Piece]
-        ] = {}  # by the caller's name; the order is whose turn it is
+        # By the caller's name; the order is whose turn it is.
+        self._queues: dict[Hashable, deque[_Piece]] = {}
         self._waiting = 0
         self._count = 0
         self._took = 0.0  # seconds, of the last batch
