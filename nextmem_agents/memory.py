@@ -26,6 +26,7 @@ from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.verification import PayloadCheck
 from nextmem_agents.scope.writing import refuse_plain
 from nextmem_agents.store import EmbeddedStore, Store, check_scope
+from nextmem_agents.store.folder import MEMORY
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Report
 from nextmem_agents.store.server import COLLECTION, ServerStore, payload_of
@@ -132,6 +133,7 @@ class NextMem:
             CodecMismatch: the folder was written with another codec or embedder.
             StoreLocked: another process is writing to the folder.
             NewerFormat: a newer version wrote the folder; it was left untouched.
+            InvalidArgument: ``location`` is no folder's name.
             StoreError: the folder cannot be opened, or no Chroma server answers at the address.
         """
         check_hook(on_remember)
@@ -139,7 +141,7 @@ class NextMem:
         server = location if is_address(location) else None
         if server is not None and payload == "sqlite":
             raise InvalidArgument(f"{server!r} is a server, whose payloads lie in Chroma; leave payload out")
-        folder = default_folder() if location is None else location
+        folder = default_folder() if location is None else _folder(location)
 
         def open_with(chosen: LatentCodec) -> Store:
             name = chosen.config.name
@@ -312,6 +314,15 @@ class NextMem:
 
     async def __aexit__(self, *details: Any) -> None:
         await self.aclose()
+
+
+def _folder(location: object) -> str | Path:
+    """The folder that a caller names, or ``":memory:"``."""
+    if location == MEMORY:
+        return MEMORY
+    if not isinstance(location, str | Path) or not os.fspath(location) or "\0" in os.fspath(location):
+        raise InvalidArgument(f"a memory is a folder such as './memory', not {location!r:.80}")
+    return Path(location).expanduser()
 
 
 def _opened(

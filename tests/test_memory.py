@@ -17,9 +17,11 @@ from nextmem_agents import (
     CheckpointError,
     CodecMismatch,
     DamagedRecord,
+    InvalidArgument,
     LatentCodec,
     NextMem,
     ReadOnlyStore,
+    StoreError,
     StoreLocked,
 )
 from nextmem_agents.codec import DEFAULT_CODEC
@@ -249,3 +251,31 @@ def test_locked_is_a_store_error() -> None:
     from nextmem_agents import StoreError
 
     assert issubclass(StoreLocked, StoreError)
+
+
+@pytest.mark.parametrize("location", ["", "a\0b", b"folder", 5, Path("a\0b")])
+def test_what_is_no_folder_is_refused(location: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match="folder"):
+        NextMem.open(location)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_may_begin_with_the_users_home(
+    tmp_path: Path, codec: LatentCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with NextMem.open("~/memory", codec=codec):
+        assert (tmp_path / "memory" / "records.sqlite3").exists()
+
+
+def test_a_folder_that_was_deleted_takes_no_more_writes(tmp_path: Path, codec: LatentCodec) -> None:
+    with NextMem.open(tmp_path / "memory", codec=codec) as memory:
+        memory.scope("ann").remember("One.")
+        shutil.rmtree(tmp_path / "memory")
+        with pytest.raises(StoreError, match="deleted or replaced"):
+            memory.scope("ann").remember("Two.")
+        with pytest.raises(StoreError, match="deleted or replaced"):
+            NextMem.open(tmp_path / "memory", codec=codec)
+    with NextMem.open(tmp_path / "memory", codec=codec) as memory:
+        assert memory.scope("ann").count() == 0

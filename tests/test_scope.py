@@ -6,7 +6,9 @@ import inspect
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from nextmem_agents import (
@@ -345,3 +347,39 @@ async def test_the_async_twins_do_the_same(alice: Scope) -> None:
     assert await alice.acount() == 1
     assert await alice.aforget([note]) == 1
     assert await alice.aclear() == 0
+
+
+def test_a_page_goes_on_behind_a_memory_that_was_updated_since(alice: Scope) -> None:
+    alice.remember([f"Note {i}." for i in range(6)], id=[f"n{i}" for i in range(6)])
+    last = [*alice.list(limit=2)][-1]
+    alice.update("n1", role="user")
+    assert [memory.id for memory in alice.list(limit=2, after=last)] == ["n2", "n3"]
+    assert [memory.id for memory in alice.list(after=last)] == ["n2", "n3", "n4", "n5", "n1"]
+
+
+def test_near_duplicates_without_a_session_are_found_behind_those_of_many_sessions(alice: Scope) -> None:
+    text = "The boat leaves at noon."
+    alice.remember([text] * 20, session=[f"s{i}" for i in range(20)])
+    first = alice.remember(text)
+    assert alice.remember(text, near_duplicates=0.95) == first
+    assert alice.count() == 21
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda scope: scope.remember(b"bytes"), "bytes"),
+        (lambda scope: scope.remember("x", id=5), "a memory id is a string"),
+        (lambda scope: scope.update(["a"], "x"), "a memory id is a string"),
+        (lambda scope: scope.recall("x", k=0), "k must be"),
+        (lambda scope: scope.recall("x", k=2.5), "k must be"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(alice: Scope, call: Any, error: str) -> None:
+    with pytest.raises(InvalidArgument, match=error):
+        call(alice)
+
+
+def test_any_whole_number_is_a_k(alice: Scope) -> None:
+    alice.remember("The boat leaves at noon.")
+    assert len(alice.recall("boat", k=10**30)) == len(alice.recall("boat", k=np.int64(2))) == 1

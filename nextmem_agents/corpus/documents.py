@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 
 from nextmem_agents.codec.tokens import check_text
 from nextmem_agents.errors import DataError, InvalidArgument
+from nextmem_agents.store.checks import check_id, check_metadata, check_optional
 from nextmem_agents.store.records import Scalar
 
 Split = Literal["paragraphs", "lines", "file"]
@@ -167,7 +168,7 @@ def _json_lines(source: Source, lines: Iterable[str], text_field: str) -> Iterat
         where = f"{source.path}, line {number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: no JSON: {error}") from error
         fields = {text_field: value} if isinstance(value, str) else value
         text = fields.get(text_field) if isinstance(fields, dict) else None
@@ -188,8 +189,15 @@ def _document(fields: Mapping[str, Any], text: str, position: str, where: str) -
     for name in ("session", "role", "occurred_at"):
         if not isinstance(fields.get(name), str | None):
             raise DataError(f"{where}: {name} is a string, not {fields[name]!r:.80}")
-    if not isinstance(metadata, dict) or not all(isinstance(v, str | int | float) for v in metadata.values()):
+    if not isinstance(metadata, dict):
         raise DataError(f"{where}: metadata is an object of strings, numbers and booleans")
+    try:
+        check_metadata(metadata)
+        check_id("id" if given is None else str(given))
+        for name in ("session", "role"):
+            check_optional(name, fields.get(name))
+    except InvalidArgument as error:
+        raise DataError(f"{where}: {error}") from error
     try:
         when = None if fields.get("occurred_at") is None else datetime.fromisoformat(fields["occurred_at"])
     except ValueError as error:

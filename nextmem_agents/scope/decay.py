@@ -43,8 +43,8 @@ class Decay:
 
     def retention(self, age: timedelta, recalls: int = 0, importance: float | None = None) -> float:
         """The share that is retained ``age`` after the last recall, 0..1."""
-        strength = self.half_life * (1 + recalls) * (1 + (importance or 0.0))
-        return float(0.5 ** (max(age, timedelta(0)) / strength))
+        strength = (1 + recalls) * (1 + (importance or 0.0))
+        return float(0.5 ** (max(age, timedelta(0)) / self.half_life / strength))
 
     def retained(self, record: Record, access: Access | None, now: datetime) -> float:
         """The share that a memory retains, by when it was written and how it was recalled."""

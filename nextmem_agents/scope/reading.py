@@ -48,7 +48,7 @@ class Reading(ScopeBase):
         where: Where | None = None,
         newest_first: bool = False,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | Memory | None = None,
         as_of: datetime | None = None,
     ) -> Iterator[Memory]:
         """All memories in the order they were written, or the newest first; texts are decoded page by page.
@@ -57,13 +57,15 @@ class Reading(ScopeBase):
             where: only memories that match.
             newest_first: the other way round.
             limit: at most this many: a page.
-            after: the id of the last memory of the page before.
+            after: the last memory of the page before, or its id. By its id, a memory that was updated since stands
+                where its new version does, at the end.
             as_of: what held at this time, as it was then.
 
         Raises:
             MemoryNotFound: there is no memory ``after`` (any more).
         """
-        records = self._store.list(self.name, where, newest_first, limit, after, as_of)
+        last = after.record.version if isinstance(after, Memory) else after
+        records = self._store.list(self.name, where, newest_first, limit, last, as_of)
         return self._listed(records)
 
     def _listed(self, records: Iterator[Record]) -> Iterator[Memory]:

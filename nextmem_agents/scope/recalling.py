@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 P = ParamSpec("P")
 _MAX_NEIGHBOURS = 10
+_MAX_K = 2**31
 _MORE = 512  # candidates that are looked at beyond the first where too few of those are trusted
 
 
@@ -85,7 +86,8 @@ class Recalling(ScopeBase):
             ranking: ``"hybrid"`` (words and related ones, what was said around, session, speaker, time, latents),
                 ``"latent"`` (latents alone, the paper's task 3; here by index vectors and late interaction) or
                 ``"lexical"`` (BM25). An encrypted scope keeps no words: there hybrid is latent.
-            as_of: search what held at this time, with the texts of then; by default, what holds now.
+            as_of: search what held at this time, with the texts of then; by default, the latest version of all that
+                has not ended.
             trusted_only: only what the user or the assistant said, and nothing derived from elsewhere; a
                 :class:`~nextmem_agents.Trust` names other roles, and sources.
             recency: how much it counts that a memory happened lately: a half-life, of weight 0.2, or a
@@ -106,8 +108,9 @@ class Recalling(ScopeBase):
             EmptyText: the query is empty.
             InvalidArgument: an argument is malformed.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InvalidArgument(f"k must be a whole number of at least 1, not {k!r}")
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InvalidArgument(f"k must be a whole number of at least 1, not {k!r:.80}")
+        k = min(int(k), _MAX_K)
         if (
             isinstance(neighbours, bool)
             or not isinstance(neighbours, int)

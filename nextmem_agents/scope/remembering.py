@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from typing import Any, overload
 
 from nextmem_agents.asynchronous import async_twin
+from nextmem_agents.codec.worker import current_caller
 from nextmem_agents.errors import DamagedRecord, InvalidArgument, Overtaken
 from nextmem_agents.items import Item, Life, admit, as_items
 from nextmem_agents.observability import observed
@@ -96,7 +98,8 @@ class Remembering(Reading):
                 (cosine, up to 1). Texts that differ in one number are similar too, so it is off by default.
             ttl: how long it lives, a timedelta or seconds; see ``expires_at``.
             life: of a memory's life, each one value or a list: ``expires_at`` (from then on it is gone from every
-                read), ``valid_from`` and ``valid_to`` (when it holds), ``importance`` (0..1), ``written_by`` and
+                read), ``valid_from`` and ``valid_to`` (when it holds; what is to begin later is found at once, but by
+                reads ``as_of`` a time), ``importance`` (0..1), ``written_by`` and
                 ``derived_from`` (who wrote it, and from what), ``supersedes`` (id of a memory that it replaces).
 
         Returns:
@@ -109,13 +112,10 @@ class Remembering(Reading):
             MemoryRefused: the application's ``on_remember`` refused a text; nothing was written.
             ReadOnlyStore: the store was opened read-only.
         """
-        if isinstance(text, Mapping) or not isinstance(text, Sequence):
-            text, single = [text], True
-        else:
-            single = isinstance(text, str)
-            text = [text] if single else text
+        single = isinstance(text, str | bytes | bytearray | Mapping) or not isinstance(text, Sequence)
         if single:
-            id = None if id is None else [id] if isinstance(id, str) else id  # noqa: A001
+            text = [text]
+            id = id if id is None or _is_list(id) else [id]  # type: ignore[list-item]  # noqa: A001
         check_life(life)
         life["expires_at"] = expiry(life.get("expires_at"), ttl)
         items = as_items(
@@ -142,8 +142,13 @@ class Remembering(Reading):
         former: int | None = None,
     ) -> builtins.list[str]:
         items = admit(items, self.name, self._on_remember)
+        for item in items:
+            if item.id is not None:
+                check_id(item.id)
         encoded = encode_items(items, self.codec, self._keep_text, self._embedder)
         with self._sealing() as vault:
+            if (caller := current_caller()) is not None and caller.cancelled:
+                raise CancelledError
             records = [replace(record, former=former) for record in seal_items(encoded, vault, fold)]
             return put_unlike(self._store, self.name, records, threshold)
 
@@ -171,7 +176,8 @@ class Remembering(Reading):
             ttl: how long it lives from now on.
             life: as in :meth:`remember`; ``written_by`` and ``derived_from`` say who changed it and from what, and
                 are not taken over. ``valid_from`` is when the change came about (by default, now): until then, reads
-                ``as_of`` see the old version.
+                ``as_of`` see the old version. A change that is yet to come about is best written when it does: other
+                reads see it at once.
 
         Returns:
             The memory as it is now.
@@ -225,6 +231,10 @@ class Remembering(Reading):
     aremember = async_twin(remember)
     aupdate = async_twin(update)
     aexpire = async_twin(expire)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def check_life(life: Mapping[str, Any]) -> None:

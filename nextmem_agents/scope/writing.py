@@ -25,6 +25,8 @@ from nextmem_agents.store.clock import utc_now
 from nextmem_agents.store.exact import unit
 from nextmem_agents.store.records import NewRecord, Store, Where
 
+_CANDIDATES = 8  # of near-duplicates, that are looked at first
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedItem:
@@ -168,17 +170,19 @@ def near_duplicate_of(
     for other in written:
         if other.session == record.session and _similar(other.vectors, record.vectors, threshold):
             return other.id
-    if record.session is None:
-        candidates = store.nearest(scope, record.vectors[0], 8)
-    else:
-        where: Where = {"session": record.session}
-        candidates = store.nearest(scope, record.vectors[0], 8, where)
-    close = [version for version, similarity in candidates if similarity >= threshold]
+    where: Where | None = None if record.session is None else {"session": record.session}
+    asked = _CANDIDATES
+    while True:
+        candidates = store.nearest(scope, record.vectors[0], asked, where)
+        close = [version for version, similarity in candidates if similarity >= threshold]
+        if len(close) < asked:
+            break
+        asked *= 4  # no filter names what has no session, and memories of all sessions may stand before it
     for version, found in store.records(scope, close).items():
         if found.session != record.session or found.n_chunks != len(record.payloads):
             continue
         each = [
-            dict(store.nearest(scope, vector, 8, {"id": found.id})).get(version, -1.0)
+            dict(store.nearest(scope, vector, _CANDIDATES, {"id": found.id})).get(version, -1.0)
             for vector in record.vectors
         ]
         if min(each) >= threshold:

@@ -177,15 +177,15 @@ def check_record(record: object, dim: int) -> NewRecord:
             _check_word("a term", t): check_count(f"the count of {t!r:.80}", n)
             for t, n in record.terms.items()
         },
-        session=_check_optional("session", record.session),
-        agent=_check_optional("agent", record.agent),
-        role=_check_optional("role", record.role),
+        session=check_optional("session", record.session),
+        agent=check_optional("agent", record.agent),
+        role=check_optional("role", record.role),
         metadata=check_metadata(record.metadata),
         importance=check_importance(record.importance),
-        written_by=_check_optional("written_by", record.written_by),
-        derived_from=_check_optional("derived_from", record.derived_from),
+        written_by=check_optional("written_by", record.written_by),
+        derived_from=check_optional("derived_from", record.derived_from),
         supersedes=None if record.supersedes is None else check_id(record.supersedes),
-        digest=_check_optional("digest", record.digest),
+        digest=check_optional("digest", record.digest),
         fold=record.fold,
         former=record.former,
         **times,
@@ -252,7 +252,8 @@ def _check_word(name: str, value: object) -> str:
     return _plain(value)
 
 
-def _check_optional(name: str, value: object) -> str | None:
+def check_optional(name: str, value: object) -> str | None:
+    """Return a word such as a session or a role, or None; ``InvalidArgument`` for what is empty or no text."""
     return None if value is None else _check_word(name, value)
 
 

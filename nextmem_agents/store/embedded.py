@@ -297,4 +297,6 @@ class EmbeddedStore(TableReading):
                 raise ReadOnlyStore(
                     "the store was opened with read_only=True; open it for writing to change it"
                 )
+            if writing:
+                folder.check_there()
             yield folder

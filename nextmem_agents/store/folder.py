@@ -64,6 +64,7 @@ class Folder:
                 self._lock.acquire()
         try:
             self.database = Database.open(path / "records.sqlite3" if path else None, read_only)
+            self._records = None if path is None else _identity(path)
             try:
                 self._settle_codec(read_only)
                 if not read_only:
@@ -94,6 +95,14 @@ class Folder:
                     self.database.close()
                 if self._lock is not None:
                     self._lock.release()
+
+    def check_there(self) -> None:
+        """Raise ``StoreError`` if the folder was deleted or replaced: what is written now would be lost."""
+        if self.path is not None and _identity(self.path) != self._records:
+            raise StoreError(
+                f"the store in {self.path} was deleted or replaced while it was open; close every handle of it in "
+                "this process, and open it again"
+            )
 
     def check_codec(self, codec: Codec) -> None:
         """Raise ``CodecMismatch`` unless the folder belongs to this codec."""
@@ -307,6 +316,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_guard)
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the records' file from another of its name."""
+    try:
+        found = (path / "records.sqlite3").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool, exact_limit: int) -> Folder:
     """The open store of a folder, shared by all who have it open in this process; ``:memory:`` never is."""
     if os.fspath(folder) == MEMORY:
@@ -321,6 +339,7 @@ def acquire(folder: str | os.PathLike[str], codec: Codec, read_only: bool, exact
         shared = _open.get(key)
         if shared is None:
             shared = _open[key] = Folder(path, codec, read_only, exact_limit)
+        shared.check_there()
         shared.check_codec(codec)
         shared.users += 1
         return shared

@@ -80,14 +80,15 @@ class TableReading(ABC):
         where: Where | None = None,
         newest_first: bool = False,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | int | None = None,
         as_of: datetime | None = None,
     ) -> Iterator[Record]:
         """All records that match, by write order, in pages; see ``Store.list``."""
         name, at = check_scope(scope), moment(as_of)
         check_where(where)
         limit = None if limit is None else check_count("limit", limit)
-        after = None if after is None else check_id(after)
+        if after is not None:
+            after = check_versions([after])[0] if isinstance(after, int) else check_id(after)
         with self._reading(name) as (sql, key):
             versions = tables.listed_versions(sql, key, name, where, newest_first, limit, after, at)
         return self._pages(name, versions)

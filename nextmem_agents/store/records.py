@@ -270,14 +270,14 @@ class Store(Protocol):
         where: Where | None = None,
         newest_first: bool = False,
         limit: int | None = None,
-        after: str | None = None,
+        after: str | int | None = None,
         as_of: datetime | None = None,
     ) -> Iterator[Record]:
         """All records that match, in the order they were written, read in pages.
 
         The selection is fixed when the method is called: a memory written later is not in it, one replaced
-        meanwhile comes as it was, and one forgotten meanwhile is left out. ``after`` is the id of the last
-        memory of the page before; ``MemoryNotFound`` if it is unknown.
+        meanwhile comes as it was, and one forgotten meanwhile is left out. ``after`` is the id of the last memory
+        of the page before, ``MemoryNotFound`` if it is unknown, or its version.
         """
 
     def history(self, scope: str, id: str) -> builtins.list[Record]:  # noqa: A002 -- the field's own name

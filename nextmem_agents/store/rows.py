@@ -120,19 +120,19 @@ def listed_versions(
     where: Where | None = None,
     newest_first: bool = False,
     limit: int | None = None,
-    after: str | None = None,
+    after: str | int | None = None,
     at: Moment | None = None,
 ) -> list[int]:
     """The versions of one page of a list; ``MemoryNotFound`` if the memory ``after`` which it begins is unknown."""
     at = at or moment()
-    last = None
-    if after is not None:
+    last = after if isinstance(after, int) else None
+    if isinstance(after, str):
         [last] = current_versions(sql, scope, name, [after], at)
     if scope is None:
         return []
     versions = matching_versions(sql, scope, where, at)
     if last is not None:
-        if at.as_of is not None:  # the page before showed the version of that time
+        if at.as_of is not None and isinstance(after, str):  # the page before showed the version of that time
             clause = select_current(scope, {"id": after}, at)
             rows = sql.execute(f"SELECT m.version FROM memories AS m WHERE {clause.sql}", clause.parameters)  # noqa: S608
             last = max((version for (version,) in rows), default=last)

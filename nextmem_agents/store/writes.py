@@ -30,7 +30,7 @@ def insert(
 ) -> Inserted:
     """Write a checked record as the current version of its memory.
 
-    Nothing else changes a version that is there: its former one ends where this one begins, and so does the memory
+    Nothing else changes a version that is there: its former ones end where this one begins, and so does the memory
     that it supersedes; an expired memory of the same id makes way.
 
     Args:
@@ -42,8 +42,7 @@ def insert(
     replaced, created = _retire(sql, scope, record.id, begins, expires, time_to_text(now))
     if record.supersedes is not None and record.supersedes != record.id:
         sql.execute(
-            "UPDATE memories SET valid_to = MIN(COALESCE(valid_to, ?), ?)"
-            " WHERE scope = ? AND id = ? AND current = 1",
+            "UPDATE memories SET valid_to = MIN(COALESCE(valid_to, ?), ?) WHERE scope = ? AND id = ?",
             (begins, begins, scope, record.supersedes),
         )
     length = sum(record.terms.values())
@@ -124,13 +123,13 @@ def _retire(
     if expired is not None and expired <= now:
         sql.execute("DELETE FROM memories WHERE scope = ? AND id = ?", (scope, id_))
         return True, None
-    # Former versions too: one that began later than this change holds no longer, whenever it was written.
+    # The new one may begin before the current one did, so that all end by then. A memory expires as one: its past is
+    # not to outlive it.
     sql.execute(
-        "UPDATE memories SET current = 0, valid_to = MIN(COALESCE(valid_to, ?), ?) WHERE scope = ? AND id = ?",
-        (ends, ends, scope, id_),
+        "UPDATE memories SET current = 0, valid_to = MIN(COALESCE(valid_to, ?), ?), expires_at = ?"
+        " WHERE scope = ? AND id = ?",
+        (ends, ends, expires, scope, id_),
     )
-    # A memory expires as one: its past is not to outlive it.
-    sql.execute("UPDATE memories SET expires_at = ? WHERE scope = ? AND id = ?", (expires, scope, id_))
     _archive(sql, scope, version)
     return True, str(created)
 

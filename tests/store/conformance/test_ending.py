@@ -180,3 +180,24 @@ def test_a_memory_is_given_longer_and_nothing_else_changes(store, record, texts)
     assert store.expire("nobody", {1: later}) == 0
     with pytest.raises(InvalidArgument):
         store.expire("s", {1: "tomorrow"})
+
+
+def test_a_version_that_begins_before_the_last_one_ends_all_before_it(open_durable, record):
+    store = open_durable()
+    may = datetime(2024, 5, 1, tzinfo=timezone.utc)
+    for days, text in ((0, "v1"), (10, "v2"), (5, "v3")):
+        store.put("s", [record(text, "m", valid_from=may + days * DAY)])
+        store.put("s", [record(f"old {text}", "o", valid_from=may + days * DAY)])
+    store.put("s", [record("new", "n", supersedes="o", valid_from=may + 2 * DAY)])
+
+    def believed(day):
+        versions = [found.version for found in store.list("s", as_of=may + day * DAY)]
+        payloads = store.payloads("s", versions)
+        return sorted(payloads[version][0].decode() for version in versions)
+
+    for _ in range(2):
+        assert believed(1) == ["old v1", "v1"]
+        assert believed(3) == ["new", "v1"]
+        assert believed(6) == believed(12) == ["new", "v3"]
+        store.close()
+        store = open_durable()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -201,12 +201,3 @@ def test_a_version_is_made_from_the_current_one_or_not_at_all(store, record, tex
     with pytest.raises(MemoryNotFound):
         store.put("s", [record("three", "m", former=first)])
     assert texts(store, "s") == ["other"]
-
-
-def test_a_change_that_came_about_earlier_ends_what_was_to_begin_later(store, record):
-    store.put("s", [record("one", "m", valid_from=LISBON)])
-    store.put("s", [record("two", "m", valid_from=LISBON + timedelta(days=10))])
-    store.put("s", [record("three", "m", valid_from=LISBON + timedelta(days=5))])
-    versions = [found.version for found in store.history("s", "m")]
-    for day, version in ((1, versions[0]), (6, versions[2]), (11, versions[2])):
-        assert [f.version for f in store.list("s", as_of=LISBON + timedelta(days=day))] == [version]
