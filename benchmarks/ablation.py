@@ -90,6 +90,7 @@ STAGE_2 = Stage2Config(
     last_share=0.5,
     latent_scale=None,
     corruption=0.1,
+    seed=0,
     sources=SOURCES,
 )
 TEXTS = 1024  # at the most
