@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.quantization.latents import FEW_LEVELS, NF4_LEVELS
+
+LEVELS = (*FEW_LEVELS, NF4_LEVELS)
 
 MINI = Path(__file__).parent / "mini.json"
 """The settings that train ``mini``, and with it what the other shipped codecs began with."""
@@ -67,3 +73,43 @@ class ScratchConfig:
     evaluate_texts: int = 256  # how many of them are measured then; 0: none
     seed: int = 20251121
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        least_one = "hidden_size intermediate_size layers heads head_dim frame_tokens tokens_per_latent steps"
+        for name in (*least_one.split(), "frames_per_step", "checkpoint_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "refinement_steps", "evaluate_texts", "seed", "latent_noise"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("muon_lr", "adamw_lr", "rope_theta", "latent_scale", "gradient_clip"):
+            _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "above 0")
+        shares = (
+            "corruption quantize_share random_span_share short_text_share decay_share held_out muon_momentum"
+        )
+        for name in shares.split():
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        _check("held_out", self.held_out, self.held_out < 1, "less than 1")
+        # Token ids are kept in 16 bits; bytes and special tokens are always among them.
+        _check("vocabulary", self.vocabulary, 260 <= self.vocabulary <= 2**16, "from 260 to 65,536")
+        _check("levels", self.levels, self.levels in LEVELS, f"one of {LEVELS}")
+        for name in ("densities", "quantize_levels", "sources"):
+            weights = getattr(self, name).values()
+            right = all(0 <= weight < math.inf for weight in weights) and (not weights or sum(weights) > 0)
+            _check(name, getattr(self, name), right, "of weights from 0, not all of them 0")
+        _check("quantize_levels", self.quantize_levels, {*self.quantize_levels} <= {*LEVELS}, f"of {LEVELS}")
+        _check(
+            "quantize_dimensions",
+            self.quantize_dimensions,
+            {*self.quantize_dimensions} <= {*LEVELS}
+            and all(1 <= n <= self.hidden_size for n in self.quantize_dimensions.values()),
+            f"dimensions from 1 to hidden_size for levels of {LEVELS}",
+        )
+        lacks = bool(self.densities) and self.tokens_per_latent not in self.densities
+        _check("densities", self.densities, not lacks, "given for tokens_per_latent, too")
+        for ratio in (self.tokens_per_latent, *self.densities):
+            divides = ratio >= 1 and self.frame_tokens % ratio == 0
+            _check("tokens_per_latent", ratio, divides, f"a divisor of frame_tokens, {self.frame_tokens}")
+
+
+def _check(name: str, value: object, right: bool, rule: str) -> None:
+    if not right:
+        raise InvalidArgument(f"{name} must be {rule}, not {value!r}")

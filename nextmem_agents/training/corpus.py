@@ -110,6 +110,8 @@ def prepare(data: Path, folder: Path, config: ScratchConfig) -> Tokenizer:
     Writes ``tokenizer.json`` (a copy of that of ``config.start_from``, if given) and, per source, ``NAME.npz``
     (``tokens`` uint16, ``offsets`` int64) and ``NAME.held_out.jsonl``, the texts that are not among them.
     """
+    if not config.sources:
+        raise DataError("no sources to train on: name files of the data folder and their weights in sources")
     paths = find_sources(data, config)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_file = folder / "tokenizer.json"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,8 @@ from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 from nextmem_agents.training import run_state, settings
 from nextmem_agents.training.run_state import writing
 
-LOG_FILE, CONFIG_FILE, CORPUS = "log.jsonl", "config.json", "corpus"
+LOG_FILE, CONFIG_FILE, INPUTS_FILE, CORPUS = "log.jsonl", "config.json", "inputs.json", "corpus"
+_END_BYTES = 2**25
 # What may change between the parts of one run, since no number depends on it.
 _FREE = ("checkpoint_every", "evaluate_texts")
 
@@ -80,6 +82,9 @@ class LoopConfig:
                 raise InvalidArgument(f"{name} must be at least 1, not {getattr(self, name)!r}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InvalidArgument(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        for name in ("warmup_steps", "gradient_clip", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InvalidArgument(f"{name} must not be negative: {getattr(self, name)!r}")
         if not 0 <= self.decay_share <= 1 or not 0 <= self.held_out < 1:
             raise InvalidArgument("decay_share and held_out are shares from 0 to 1")
 
@@ -90,8 +95,12 @@ def rate_factor(step: int, config: LoopConfig) -> float:
     return min(1.0, (step + 1) / max(1, config.warmup_steps), (config.steps - step) / decay)
 
 
-def accelerator(config: LoopConfig) -> Any:
+def accelerator(config: LoopConfig, *, on_cpu: bool = False) -> Any:
     """The processes and devices of this run.
+
+    Args:
+        config: the run's settings.
+        on_cpu: compute there even where there is a GPU: for small modules, whose batches are made of arrays in memory.
 
     Raises:
         MissingExtra: accelerate is not installed.
@@ -108,7 +117,7 @@ def accelerator(config: LoopConfig) -> Any:
     return Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation,
-        cpu=not torch.cuda.is_available(),
+        cpu=on_cpu or not torch.cuda.is_available(),
     )
 
 
@@ -125,23 +134,52 @@ def checkpoint_activations(model: Any) -> None:
     model.train()
 
 
-def claim(run: Path, config: LoopConfig) -> None:
-    """Make ``run`` the folder of a run with these settings, or check that it is.
+def claim(
+    run: Path, config: Any, inputs: Mapping[str, str] | None = None, free: Sequence[str] = _FREE
+) -> None:
+    """Make ``run`` the folder of a run with these settings and inputs, or check that it is.
+
+    Args:
+        run: the folder.
+        config: the settings.
+        inputs: what else the run is made of, by name: a codec's fingerprint, or :func:`digest_of` a folder.
+        free: settings that may change between the parts of one run.
 
     Raises:
-        CheckpointError: it belongs to a run with other settings, or cannot be written.
+        CheckpointError: it belongs to a run with other settings or inputs, or cannot be written.
     """
-    path = run / CONFIG_FILE
-    if run_state.newest(run) is not None and path.is_file():
+    path, made_of = run / CONFIG_FILE, run / INPUTS_FILE
+    # Before there are prepared texts or a state, nothing is bound to the settings yet.
+    begun = any(file.suffix in (".npy", ".npz", ".safetensors") for file in run.rglob("*"))
+    if path.is_file() and begun:
         before = settings.load(type(config), path)
-        if changed := [name for name in settings.differences(before, config) if name not in _FREE]:
+        changed = [name for name in settings.differences(before, config) if name not in free]
+        known = json.loads(made_of.read_text(encoding="utf-8")) if made_of.is_file() else {}
+        changed += [name for name, digest in (inputs or {}).items() if known.get(name, digest) != digest]
+        if changed:
             raise CheckpointError(
                 f"{run} holds a run with other settings ({', '.join(changed)} differ): resume it with its own "
                 f"{path}, or give a new folder"
             )
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
+        made_of.write_text(json.dumps(dict(inputs or {}), indent=1) + "\n", encoding="utf-8")
         settings.save(config, path)
+
+
+def digest_of(folder: Path) -> str:
+    """What tells a folder of weights and settings from another: names, sizes, and both ends (32 MiB) of each file."""
+    found = blake2b(digest_size=16)
+    for path in sorted(
+        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".bin")
+    ):
+        size = path.stat().st_size
+        found.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            found.update(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            found.update(file.read(_END_BYTES))
+    return found.hexdigest()
 
 
 def train(

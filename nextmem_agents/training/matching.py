@@ -212,9 +212,9 @@ def train_index_head(
             f"terms_per_latent is {config.terms_per_latent}: each term vector has to name one token. Set "
             f"{f'terms_per_latent to {ratio}, or ' if ratio else ''}named_tokens to 0 to learn from pairs alone"
         )
-    process = loop.accelerator(config)
+    process = loop.accelerator(config, on_cpu=True)
     if process.is_main_process:
-        loop.claim(run, config)
+        loop.claim(run, config, {"codec": codec.fingerprint})
         encode_pairs(codec, config, data, run)
     process.wait_for_everyone()
     with np.load(run / LATENTS) as arrays:

@@ -101,4 +101,4 @@ class SplitOptimizer:
 def rate_factor(step: int, config: ScratchConfig) -> float:
     """Linear warm-up, a plateau, then a linear decay to zero over the last ``decay_share`` of the run."""
     decay_steps = max(1, int(config.steps * config.decay_share))
-    return min(1.0, (step + 1) / config.warmup_steps, (config.steps - step) / decay_steps)
+    return min(1.0, (step + 1) / max(1, config.warmup_steps), (config.steps - step) / decay_steps)

@@ -67,7 +67,7 @@ def find_questions(data: Path, name: str) -> Path:
 def write_pairs(tokenizer: Tokenizer, path: Path, target: Path) -> None:
     """Tokenise a question file into ``target`` (``.npz``); questions whose answer is not in their context stay out.
 
-    Arrays: ``contexts``, ``questions`` (uint16) with their offsets, and per question its context's number and the
+    Arrays: ``contexts``, ``questions`` (int32) with their offsets, and per question its context's number and the
     first and one past the last token of its answer there.
 
     Raises:
@@ -100,10 +100,10 @@ def write_pairs(tokenizer: Tokenizer, path: Path, target: Path) -> None:
     partial = target.with_name(f"{target.stem}.partial.npz")
     np.savez(
         partial,
-        contexts=np.concatenate([np.array(item.ids, dtype=np.uint16) for item in encoded]),
+        contexts=np.concatenate([np.array(item.ids, dtype=np.int32) for item in encoded]),
         context_offsets=np.cumsum([0] + [len(item.ids) for item in encoded]),
         questions=np.concatenate(
-            [np.array(ids, dtype=np.uint16) for ids, k in zip(asked, keep, strict=True) if k]
+            [np.array(ids, dtype=np.int32) for ids, k in zip(asked, keep, strict=True) if k]
         ),
         question_offsets=np.cumsum([0] + [len(ids) for ids, k in zip(asked, keep, strict=True) if k]),
         answers=found[keep],

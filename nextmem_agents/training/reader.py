@@ -192,9 +192,9 @@ def train_reader(codec: LatentCodec, config: ReaderConfig, data: Path, run: Path
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise MissingExtra("training a reader needs peft: pip install 'nextmem-agents[train]'") from error
-    process = loop.accelerator(config)
+    process = loop.accelerator(config, on_cpu=True)
     if process.is_main_process:
-        loop.claim(run, config)
+        loop.claim(run, config, {"codec": codec.fingerprint})
     process.wait_for_everyone()
     examples = Examples(codec, config, data, run / CORPUS)
     torch.manual_seed(config.seed)

@@ -8,6 +8,7 @@ On CPUs two processes of one thread each beat one process of two threads (``next
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -24,15 +25,17 @@ from safetensors.torch import load_file, save_file
 
 from nextmem_agents.codec import checkpoint
 from nextmem_agents.codec.matrix import MULTIPLIES_BFLOAT16
-from nextmem_agents.errors import CheckpointError
-from nextmem_agents.training import settings
+from nextmem_agents.errors import CheckpointError, InvalidArgument
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import FrameSampler, prepare
 from nextmem_agents.training.frames import pack
+from nextmem_agents.training.loop import claim
 from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
 from nextmem_agents.training.reconstruction import FrameCodec, reconstruction_loss
 
 STATE = "state"
+# What may change between the parts of one run: what no gradient depends on, and how far it goes.
+_FREE = ("steps", "checkpoint_every", "evaluate_texts", "name", "levels", "refinement_steps")
 
 
 def build(config: ScratchConfig) -> FrameCodec:
@@ -111,6 +114,7 @@ def save_state(run: Path, model: FrameCodec, optimizer: SplitOptimizer, step: in
     if rank == 0:
         old = run / f"{STATE}.old"
         if (run / STATE).exists():
+            shutil.rmtree(old, ignore_errors=True)  # of a kill while it was being removed
             (run / STATE).rename(old)
         folder.rename(run / STATE)
         shutil.rmtree(old, ignore_errors=True)
@@ -154,16 +158,21 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
 
     Raises:
         DataError: a source's file is missing or empty.
-        CheckpointError: ``run`` belongs to another configuration or number of processes.
+        InvalidArgument: the processes cannot share a step's frames.
+        CheckpointError: ``run`` belongs to another configuration or number of processes, or the loss is no number.
     """
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if config.frames_per_step % processes:
+        raise InvalidArgument(
+            f"frames_per_step, {config.frames_per_step}, is shared by {processes} processes: give a multiple"
+        )
     if processes > 1:
         dist.init_process_group("gloo")
         torch.set_num_threads(1)
     run.mkdir(parents=True, exist_ok=True)
     if rank == 0:
+        claim(run, config, free=_FREE)
         prepare(data, run / "corpus", config)
-        settings.save(config, run / "config.json")
     if processes > 1:
         dist.barrier()
     sampler = FrameSampler(run / "corpus", config)
@@ -202,6 +211,11 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
             if processes > 1:
                 dist.all_reduce(shared)
                 shared /= processes
+            if not math.isfinite(float(shared[0])):
+                raise CheckpointError(
+                    f"the loss of step {step} is {float(shared[0])}; the state before it is kept in {run}. Lower "
+                    "muon_lr and adamw_lr and start again in a new folder"
+                )
             model.accuracy.clamp_(min=0.9 * float(model.accuracy) + 0.1 * float(shared[1]))
             if log is not None:
                 seconds = time.perf_counter() - started

@@ -156,9 +156,9 @@ def train_span_reader(codec: LatentCodec, config: SpanReaderConfig, data: Path, 
         raise InvalidArgument(
             f"longest is {config.longest}, and a chunk has at most {codec.max_tokens} tokens"
         )
-    process = loop.accelerator(config)
+    process = loop.accelerator(config, on_cpu=True)
     if process.is_main_process:
-        loop.claim(run, config)
+        loop.claim(run, config, {"codec": codec.fingerprint})
         _encode_examples(codec, config, data, run)
     process.wait_for_everyone()
     with np.load(run / EXAMPLES) as arrays:

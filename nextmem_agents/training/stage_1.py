@@ -84,7 +84,7 @@ def train_stage_1(config: Stage1Config, backbone: Path, data: Path, run: Path) -
     """
     process = loop.accelerator(config)
     if process.is_main_process:
-        loop.claim(run, config)
+        loop.claim(run, config, {"backbone": loop.digest_of(backbone)})
         prepare(config.sources, config.held_out, codec_tokenizer(backbone), data, run)
     process.wait_for_everyone()
     module, _ = build(config, backbone, run / CORPUS, process.device)

@@ -68,7 +68,8 @@ def train_stage_2(config: Stage2Config, backbone: Path, stage_1: Path, data: Pat
     process = loop.accelerator(config)
     before, _, tokenizer_json = read_stage_1(stage_1)
     if process.is_main_process:
-        loop.claim(run, config)
+        inputs = {"backbone": loop.digest_of(backbone), "stage 1": loop.digest_of(stage_1)}
+        loop.claim(run, config, inputs)
         prepare(config.sources, config.held_out, tokenizer_json, data, run)
     process.wait_for_everyone()
     module, _ = build(config, backbone, stage_1, process.device)

@@ -113,7 +113,7 @@ def train_word_vectors(config: WordVectorsConfig, data: Path, run: Path, export:
         DataError: a file is missing, malformed or empty.
         CheckpointError: ``run`` belongs to other settings, or cannot be written.
     """
-    process = loop.accelerator(config)
+    process = loop.accelerator(config, on_cpu=True)
     if process.is_main_process:
         loop.claim(run, config)
         prepare_words(data, config.texts, config.questions, config.words, run / CORPUS)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
-from nextmem_agents import DataError, InvalidArgument, LatentCodec
+from nextmem_agents import CheckpointError, DataError, InvalidArgument, LatentCodec
 from nextmem_agents.codec.index_head import IndexHead
+from nextmem_agents.training import loop
 from nextmem_agents.training.facts import facts
 from nextmem_agents.training.matching import IndexHeadConfig, train_index_head
 from nextmem_agents.training.pairs import MAX_QUESTION, MadeUpQuestions, Pairs, read_questions, write_pairs
@@ -153,3 +157,35 @@ def test_held_out_facts_share_no_name_and_no_open_value_with_training() -> None:
                        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"}  # fmt: skip
     assert shared <= {word for words in months_and_days for word in words.split()}
     assert all(word in seen for word in closed)
+
+
+def test_a_run_of_another_codec_is_not_taken_over(codec: LatentCodec, data: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, sources=("texts",), steps=1)
+    train_index_head(codec, config, data, tmp_path / "run", compile_model=False)
+    tiny.write_whole(tmp_path / "other", tokens_per_latent=4)
+    other = LatentCodec.load(tmp_path / "other")
+    changed = replace(config, named_tokens=0)
+    with pytest.raises(CheckpointError, match="codec"):
+        train_index_head(other, changed, data, tmp_path / "run", compile_model=False)
+
+
+def test_token_ids_of_large_vocabularies_are_kept(tmp_path: Path) -> None:
+    words = {"the": 0, "key": 70_000, "is": 151_000, "here": 3}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="the"))  # noqa: S106 - no password
+    tokenizer.pre_tokenizer = Whitespace()
+    row = {"context": "the key is here", "question": "the key", "answers": ["is here"]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    write_pairs(tokenizer, tmp_path / "q.jsonl", tmp_path / "q.npz")
+    pair = Pairs(tmp_path / "q.npz").draw(np.random.default_rng(0), 8)
+    assert pair.text.tolist() == [0, 70_000, 151_000, 3]
+    assert pair.answer.tolist() == [151_000, 3]
+
+
+def test_small_modules_stay_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("accelerate.Accelerator", lambda **settings: asked.update(settings))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loop.accelerator(CONFIG, on_cpu=True)
+    assert asked["cpu"]
+    loop.accelerator(CONFIG)
+    assert not asked["cpu"]

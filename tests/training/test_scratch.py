@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nextmem_agents import CheckpointError, DataError, LatentCodec
+from nextmem_agents import CheckpointError, DataError, InvalidArgument, LatentCodec
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.quantization import Payload
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.export import export_run
-from nextmem_agents.training.optimizer import rate_factor
-from nextmem_agents.training.scratch import train_from_scratch
+from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
+from nextmem_agents.training.scratch import build, load_state, save_state, train_from_scratch
 from nextmem_agents.training.settings import load as load_settings
 from nextmem_agents.training.settings import save as save_settings
+from tests.training.conftest import SETTINGS
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -107,3 +109,40 @@ def test_the_rates_warm_up_hold_and_fall_to_nothing() -> None:
     assert factors[300] == 1.0
     assert factors[750] == pytest.approx(0.5)
     assert factors[-1] < 0.01
+
+
+def test_a_kill_while_the_old_state_is_removed_is_gone_on_from(tmp_path: Path) -> None:
+    model = build(SETTINGS)
+    optimizer = SplitOptimizer(model, SETTINGS, 0, 1)
+    for step in (1, 2):
+        save_state(tmp_path, model, optimizer, step, 0)
+    shutil.copytree(tmp_path / "state", tmp_path / "state.old")
+    save_state(tmp_path, model, optimizer, 3, 0)
+    assert load_state(tmp_path, model) == 3
+    assert not (tmp_path / "state.old").exists()
+
+
+def test_a_run_does_not_go_on_with_other_settings(
+    settings: ScratchConfig, data: Path, tmp_path: Path
+) -> None:
+    train_from_scratch(replace(settings, steps=2), data, tmp_path / "run", compile_model=False)
+    with pytest.raises(CheckpointError, match=r"\(muon_lr, held_out differ\)"):
+        train_from_scratch(
+            replace(settings, muon_lr=0.5, held_out=0.5), data, tmp_path / "run", compile_model=False
+        )
+    train_from_scratch(settings, data, tmp_path / "run", compile_model=False)
+    assert len(losses(tmp_path / "run")) == settings.steps
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("levels", 5), ("refinement_steps", -2), ("densities", {16: 1.0}), ("muon_lr", float("nan")),
+        ("tokens_per_latent", 12), ("checkpoint_every", 0), ("frames_per_step", 0), ("sources", {"a": 0.0}),
+        ("sources", {"a": -1.0}), ("vocabulary", 100), ("vocabulary", 70_000), ("seed", -1), ("adamw_lr", -1.0),
+        ("corruption", 5.0), ("quantize_levels", {5: 1.0}), ("quantize_dimensions", {4: 0}),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_meant_is_refused_before_anything_runs(name: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=name):
+        replace(ScratchConfig(), **{name: value})
