@@ -89,7 +89,10 @@ def check_async_call(memory: NextMem | Scope | None, user_id: str | None, runtim
 @contextmanager
 def called_with(config: RunnableConfig | None) -> Iterator[None]:
     """Let what runs inside know the config of the call, which LangChain's own base class does not hand on."""
-    token = var_child_runnable_config.set(ensure_config(config))
+    # Without a config, what is known of the call stays as it is: on Python 3.10 nothing.
+    token = var_child_runnable_config.set(
+        var_child_runnable_config.get() if config is None else ensure_config(config)
+    )
     try:
         yield
     finally:
