@@ -11,7 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from pydantic import AfterValidator, ConfigDict, Field
 
-from langchain_nextmem.scopes import called_with, check_recall, scope_of, scope_of_call
+from langchain_nextmem.scopes import called_with, scope_of, scope_of_call
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 from nextmem_agents.scope.options import check_options
@@ -49,9 +49,8 @@ class NextMemRetriever(BaseRetriever):
     recall_options: Annotated[Mapping[str, Any], AfterValidator(check_options)] = Field(default_factory=dict)
 
     def model_post_init(self, _context: Any, /) -> None:
-        """Find a malformed scope or setting now, and not at the first question."""
+        """Find a malformed scope now, and not at the first question."""
         scope_of(self.memory, self.user_id)
-        check_recall(self.k, None, self.where)
 
     @property
     def scope(self) -> Scope:

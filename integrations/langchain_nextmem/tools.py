@@ -15,7 +15,7 @@ from langchain_nextmem.turns import well_formed
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 
-State: TypeAlias = dict[str, Any] | None
+State: TypeAlias = Any  # of an agent a dictionary; None where there is no graph
 
 
 def memory_tools(

@@ -419,7 +419,7 @@ async def test_a_direct_calls_config_names_whose_memories_are_read(coded: NextMe
     async for event in model.astream_events(BLOCK, ann, version="v2"):
         if event["event"] == "on_chat_model_end":
             replies["astream_events"] = event["data"]["output"]
-    if hasattr(BaseChatModel, "stream_events"):  # LangChain 1.3
+    if hasattr(BaseChatModel, "stream_events"):  # not in LangChain 1.0
         replies["stream_events"] = model.stream_events(BLOCK, ann, version="v3").output
         streamed = await model.astream_events(BLOCK, ann, version="v3")
         replies["astream_events v3"] = await streamed.output

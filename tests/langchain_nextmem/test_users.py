@@ -8,17 +8,21 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
 from langchain.agents import create_agent
 from langchain_classic.chains import ConversationChain
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePassthrough
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, interrupt
+from pydantic import BaseModel
 
 from langchain_nextmem import (
     ChatNextMem,
@@ -182,6 +186,16 @@ def confirm(question: str) -> str:
 
 def tool_call(name: str, **args: str) -> AIMessage:
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
+
+
+def test_the_tools_work_in_a_graph_of_any_state(memory: NextMem) -> None:
+    class Messages(BaseModel):
+        messages: Annotated[list[AnyMessage], add_messages]
+
+    graph = StateGraph(Messages).add_node("tools", ToolNode(memory_tools(memory)))
+    called = {"messages": [tool_call("remember", text="The word is zebra.")]}
+    graph.set_entry_point("tools").compile().invoke(called, call("alice"))  # type: ignore[call-overload]
+    assert texts(memory.scope("alice")) == ["The word is zebra."]
 
 
 def test_a_resumed_run_goes_on_for_whom_it_began(memory: NextMem) -> None:
