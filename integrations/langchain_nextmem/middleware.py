@@ -69,9 +69,9 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any]):
     the store without ``user_id``, and name the user with each call, ``agent.invoke(…, {"configurable": {"user_id":
     "alice", "thread_id": "t1"}})`` or in the context (``context_schema`` with ``user_id``).
 
-    A turn is remembered once: where a thread and the message have ids, a replay or a client's second try replaces it.
-    Other middleware may trim or summarise the messages meanwhile. Should the question be taken out after an interrupt,
-    before the model was called again, the answer alone is remembered.
+    A thread's messages are remembered once each: a replay, or a message sent again under its id, replaces. Other
+    middleware may trim or summarise the messages meanwhile; only if it takes the question out between an interrupt and
+    the next answer of the model, the final answer alone is remembered.
 
     Several can serve one agent, each with a ``name`` of its own, such as one for its user and one for a team.
 
@@ -210,13 +210,13 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any]):
         if not self.remember or (asked is None and not (turn and turn["message"])):
             return
         begins = asked if asked is not None else _last_human(messages)
-        answer = _final_answer(messages if begins is None else messages[begins + 1 :])
+        answers = _answers(messages if begins is None else messages[begins + 1 :])
         question = self._kept(state, "question") or "" if asked is None else str(messages[asked].text)
         remember_turn(
             self._scope_of_run(state, runtime),
-            {"user": question, "assistant": str(answer.text) if answer else ""},
+            {"user": question, "assistant": str(answers[-1].text) if answers else ""},
             self._session_of_run(state, runtime),
-            turn_ids(thread_of_call(), turn["message"]) if turn else None,
+            turn_ids(thread_of_call(), turn["message"], len(answers) - 1) if turn else None,
         )
 
     async def aafter_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
@@ -280,13 +280,10 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any]):
         if isinstance(model, ChatNextMem) and model.codec.fingerprint == scope.codec.fingerprint:
             if self.mode != "auto":
                 return model
-            # A model reads one scope; another middleware may have put blocks of its own there.
+            # A model reads one scope; another middleware may have put blocks of its own into the messages.
             others = isinstance(model.memory, Scope) and model.memory.name != scope.name
-            return (
-                model
-                if model.reads(scope) and not (others and any(map(has_memories, request.messages)))
-                else None
-            )
+            taken = others and any(map(has_memories, request.messages))
+            return model if model.reads(scope) and not taken else None
         if self.mode in ("inject", "mixed"):
             raise CannotAnswer(
                 f"latents of codec {scope.codec.config.name!r} can be injected into ChatNextMem over that codec only, "
@@ -325,10 +322,9 @@ def _last_human(messages: Sequence[AnyMessage]) -> int | None:
     return next((i for i in reversed(range(len(messages))) if isinstance(messages[i], HumanMessage)), None)
 
 
-def _final_answer(messages: Sequence[AnyMessage]) -> AIMessage | None:
-    """The last answer that is no request for a tool."""
-    answers = [m for m in messages if isinstance(m, AIMessage) and not m.tool_calls]
-    return answers[-1] if answers else None
+def _answers(messages: Sequence[AnyMessage]) -> list[AIMessage]:
+    """The answers that are no request for a tool; the last is the final one."""
+    return [m for m in messages if isinstance(m, AIMessage) and not m.tool_calls]
 
 
 def _with_suffix(schema: type[MemoryState], suffix: str) -> type[MemoryState]:

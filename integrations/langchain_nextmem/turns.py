@@ -51,14 +51,18 @@ def remember_turn(
         )
 
 
-def turn_ids(thread: str | None, message: str | None) -> dict[str, str] | None:
-    """The ids of the two memories of a turn, by role: of a thread, and the message that the user asked with."""
+def turn_ids(thread: str | None, message: str | None, earlier: int) -> dict[str, str] | None:
+    """The ids of the two memories of a turn, by role; None without a thread and a message to tell it by.
+
+    Args:
+        thread: its id.
+        message: the id of the message that the user asked with.
+        earlier: how many answers to it the thread has already.
+    """
     if thread is None or message is None:
         return None
-    return {
-        role: blake2b(json.dumps([thread, message, role]).encode(), digest_size=16).hexdigest()
-        for role in ("user", "assistant")
-    }
+    keys = {"user": [thread, message], "assistant": [thread, message, earlier]}
+    return {role: blake2b(json.dumps(key).encode(), digest_size=16).hexdigest() for role, key in keys.items()}
 
 
 def well_formed(text: str) -> str:

@@ -273,7 +273,7 @@ def test_what_was_forgotten_after_it_was_recalled_is_left_out(alice: Scope) -> N
 
 
 def test_latents_go_into_a_model_that_reads_them_and_text_into_all_others(
-    alice: Scope, monkeypatch: pytest.MonkeyPatch
+    memory: NextMem, alice: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = alice.remember("I moved to Lisbon in May.", role="user")
     seen: list[list[Any]] = []
@@ -298,6 +298,12 @@ def test_latents_go_into_a_model_that_reads_them_and_text_into_all_others(
     assert HEADING in ask()
     monkeypatch.setattr(LatentCodec, "backbone_answers", property(lambda _: True))
     assert ask() == injected
+    bob = memory.scope("bob")
+    bob.remember("I moved to Oslo in June.", role="user")
+    two = [NextMemMiddleware(scope, name=scope.name, remember=False) for scope in (alice, bob)]
+    create_agent(model, middleware=two).invoke({"messages": [HumanMessage("Where did I move?")]})
+    assert [block["type"] for block in seen[-1][-1]] == ["text", "nextmem_memory", "text"]
+    assert "> I moved to Oslo in June." in seen[-1][-1][0]["text"]
     other = create_agent(ScriptedModel(lines=["x"]), middleware=[NextMemMiddleware(alice, mode="inject")])
     with pytest.raises(CannotAnswer, match="not into ScriptedModel"):
         other.invoke({"messages": [HumanMessage("Where did I move?")]})
