@@ -12,8 +12,16 @@ from nextmem_agents.codec.tokens import check_text
 from nextmem_agents.errors import EmptyText, InvalidArgument, MemoryRefused
 from nextmem_agents.store.records import Scalar
 
-# LangChain's message types, by the names that chat APIs and LlamaIndex use.
-_ROLES = {"human": "user", "ai": "assistant"}
+ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "HumanMessageChunk": "user",
+    "AIMessageChunk": "assistant",
+    "SystemMessageChunk": "system",
+    "ToolMessageChunk": "tool",
+    "FunctionMessageChunk": "function",
+}
+"""LangChain's message types, streamed ones too, by the names that chat APIs and LlamaIndex use."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,7 @@ def _parts(i: int, source: Any) -> tuple[str, str | None, Mapping[str, Scalar]]:
             own_role = getattr(source, "role", None) or getattr(source, "type", None)
             if hasattr(source, "content") or hasattr(source, "role"):
                 name = str(getattr(own_role, "value", own_role)) if own_role else None
-                return text, _ROLES.get(name, name) if name else None, {}
+                return text, ROLES.get(name, name) if name else None, {}
             return text, None, dict(getattr(source, "metadata", None) or {})
     raise InvalidArgument(
         f"item {i} is a {type(source).__name__}; remember takes strings, chat messages with text content, or documents"

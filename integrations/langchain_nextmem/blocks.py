@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from langchain_core.messages import BaseMessage
+
 from nextmem_agents.errors import InvalidArgument
 
 MEMORY_BLOCK = "nextmem_memory"
@@ -43,3 +45,10 @@ def memory_ids(block: Mapping[str, Any]) -> list[str] | None:
             f'a {MEMORY_BLOCK} block has a list of ids: {{"type": "{MEMORY_BLOCK}", "ids": ["…"]}}'
         )
     return list(ids)
+
+
+def has_memories(message: BaseMessage) -> bool:
+    """Whether a message has a memory block."""
+    return not isinstance(message.content, str) and any(
+        memory_ids(block) is not None for block in message.content if not isinstance(block, str)
+    )

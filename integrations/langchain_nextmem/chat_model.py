@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -15,19 +15,21 @@ from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from typing_extensions import Self
 
+from langchain_nextmem.blocks import has_memories
 from langchain_nextmem.conversation import ContentPart, as_conversation
-from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call
+from langchain_nextmem.scopes import called_with, check_async_call, scope_of, scope_of_call
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.chat import ChatTemplate, join_latents
 from nextmem_agents.codec.generation import Part, Sampling, Usage, stream
 from nextmem_agents.codec.latent_codec import LatentCodec
+from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.tool_calls import Event, InvalidToolCall, Reasoning, ReplyParser, Text, ToolCall
 from nextmem_agents.errors import CannotAnswer, CodecMismatch, InvalidArgument
 from nextmem_agents.memory import NextMem
@@ -52,6 +54,8 @@ class ChatNextMem(BaseChatModel):
 
     Attributes:
         codec: a loaded codec, or the name or folder of one; by default the memory's, else ``mini-16``.
+        cache: as LangChain has it, but for calls with memory blocks: what stands for them is not part of a cache's key,
+            so their replies are neither taken from a cache nor put there.
         memory: a store (``user_id`` then names the scope), or the scope itself; only for memory blocks.
         user_id: whose memories; None for the one that the call's config names, else the scope ``default``.
         max_tokens: at most so many tokens are generated.
@@ -97,6 +101,18 @@ class ChatNextMem(BaseChatModel):
     min_fidelity: float = 0.9
 
     _template: ChatTemplate = PrivateAttr()
+    _config: RunnableConfig | None = PrivateAttr(default=None)
+
+    if TYPE_CHECKING:  # a codec may be left out or named, which its field's type does not say
+
+        def __init__(
+            self,
+            *,
+            codec: LatentCodec | str | Path | None = None,
+            memory: NextMem | Scope | None = None,
+            user_id: str | None = None,
+            **settings: Any,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
@@ -181,6 +197,83 @@ class ChatNextMem(BaseChatModel):
             )
         return self.bind(tools=schemas, tool_choice=tool_choice, **kwargs)
 
+    # LangChain hands on a call's callbacks, and not the config that names its user.
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """The reply; ``config={"configurable": {"user_id": "alice"}}`` names the user whose memories it reads."""
+        return super(ChatNextMem, self._called(config)).invoke(input, config, **kwargs)
+
+    async def ainvoke(  # noqa: D102 - as invoke
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        return await super(ChatNextMem, self._called(config)).ainvoke(input, config, **kwargs)
+
+    def stream(  # noqa: D102 - as invoke
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        return super(ChatNextMem, self._called(config)).stream(input, config, **kwargs)
+
+    def astream(  # noqa: D102 - as invoke
+        self,
+        input: LanguageModelInput,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        return super(ChatNextMem, self._called(config)).astream(input, config, **kwargs)
+
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, D102
+        return super(ChatNextMem, self._called(config)).stream_events(input, config, **kwargs)
+
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, D102
+        return super(ChatNextMem, self._called(config)).astream_events(input, config, **kwargs)
+
+    def _called(self, config: RunnableConfig | None) -> ChatNextMem:
+        """The same model for one call."""
+        if config is None:
+            return self
+        model = self.model_copy()
+        model._config = config
+        return model
+
+    def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """Replies to several conversations, each of which may have memory blocks; see ``cache``."""
+        return super(ChatNextMem, self._uncached(messages)).generate(messages, *args, **kwargs)
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """Async twin of ``generate``."""
+        return await super(ChatNextMem, self._uncached(messages)).agenerate(messages, *args, **kwargs)
+
+    def _uncached(self, conversations: Sequence[Sequence[BaseMessage]]) -> ChatNextMem:
+        """The same model, without a cache where a message has memory blocks."""
+        if any(has_memories(message) for messages in conversations for message in messages):
+            return self.model_copy(update={"cache": False})
+        return self
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, of the codec's own tokenizer."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.codec.tokenizer.encode([text])[0]
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """How many positions of the model's context messages take, latents and the template's own tokens included."""
+        if not messages:
+            return 0
+        parts = self.prompt(messages, [convert_to_openai_tool(tool) for tool in tools or ()])
+        return sum(int(part.lengths.sum()) if isinstance(part, Latents) else len(part) for part in parts)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -237,7 +330,8 @@ class ChatNextMem(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        check_async_call(self.memory, self.user_id)
+        with called_with(self._config):
+            check_async_call(self.memory, self.user_id)
         async for chunk in super()._astream(messages, stop, run_manager, **kwargs):
             yield chunk
 
@@ -248,7 +342,8 @@ class ChatNextMem(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        check_async_call(self.memory, self.user_id)
+        with called_with(self._config):
+            check_async_call(self.memory, self.user_id)
         return await super()._agenerate(messages, stop, run_manager, **kwargs)
 
     def prompt(
@@ -270,7 +365,8 @@ class ChatNextMem(BaseChatModel):
             raise CannotAnswer(
                 "a message has a block of memories, and the model has none: ChatNextMem(memory=scope)"
             )
-        scope = scope_of_call(self.memory, self.user_id)
+        with called_with(self._config):
+            scope = scope_of_call(self.memory, self.user_id)
         if scope.codec.fingerprint != self.codec.fingerprint:
             raise CodecMismatch(
                 f"the memories are latents of codec {scope.codec.config.name!r} ({scope.codec.fingerprint[:12]}), "

@@ -10,21 +10,22 @@ from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
 from langchain_nextmem.scopes import scope_of
-from nextmem_agents.errors import DamagedRecord
+from langchain_nextmem.turns import well_formed
+from nextmem_agents.errors import DamagedRecord, InvalidArgument
+from nextmem_agents.items import ROLES
 from nextmem_agents.memory import NextMem
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope import Scope
 
 _MESSAGE = "langchain_message"
-_ROLES = {"human": "user", "ai": "assistant"}
 
 
 class NextMemChatMessageHistory(BaseChatMessageHistory):
     """The messages of one session: what a chat shows again, beside what it recalls.
 
     Each message is a memory of the scope, under its session, so what was said here can be recalled from everywhere.
-    A message's text is the memory's; what else it holds (tool calls, names, ids) is kept beside it. Messages without
-    text are kept too.
+    A message's text is the memory's; what else it holds (tool calls, names, ids, blocks of content) is kept beside it.
+    Messages without text are kept too; lone surrogates become U+FFFD.
 
     Args:
         session_id: the conversation.
@@ -44,6 +45,8 @@ class NextMemChatMessageHistory(BaseChatMessageHistory):
     def __init__(
         self, session_id: str, memory: NextMem | Scope | None = None, *, user_id: str | None = None
     ) -> None:
+        if not isinstance(session_id, str) or not session_id:
+            raise InvalidArgument(f"session_id is a string that names the conversation, not {session_id!r}")
         self.session_id = session_id
         self.scope = scope_of(NextMem.open() if memory is None else memory, user_id)
 
@@ -65,7 +68,7 @@ class NextMemChatMessageHistory(BaseChatMessageHistory):
         written = [_written(message) for message in messages]
         self.scope.remember(
             [text for text, _ in written],
-            role=[_ROLES.get(message.type, message.type) for message in messages],
+            role=[ROLES.get(message.type, message.type) for message in messages],
             session=self.session_id,
             occurred_at=datetime.now(timezone.utc),
             metadata=[{_MESSAGE: rest} for _, rest in written],
@@ -81,10 +84,12 @@ def _written(message: BaseMessage) -> tuple[str, str]:
     """The text that is remembered, and all else, as JSON."""
     kept = message_to_dict(message)
     content = kept["data"]["content"]
-    if isinstance(content, str) and content.strip():
+    text = well_formed(str(message.text))
+    if text.strip() and isinstance(content, str):
         del kept["data"]["content"]
-        return content, json.dumps(kept, ensure_ascii=False)
-    return f"({message.type} message without text)", json.dumps(kept, ensure_ascii=False)
+    if not text.strip():
+        text = f"({message.type} message without text)"
+    return text, well_formed(json.dumps(kept, ensure_ascii=False))
 
 
 def _read(memory: Memory) -> dict[str, object]:

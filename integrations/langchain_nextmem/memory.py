@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 from langchain_classic.base_memory import BaseMemory
@@ -12,7 +12,8 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from langchain_nextmem.blocks import memory_block
 from langchain_nextmem.middleware import NextMemMiddleware
-from langchain_nextmem.scopes import check_async_call, scope_of, scope_of_call, session_of_call
+from langchain_nextmem.scopes import check_async_call, check_recall, scope_of, scope_of_call, session_of_call
+from langchain_nextmem.turns import remember_turn, well_formed
 from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
@@ -76,6 +77,7 @@ class NextMemMemory(BaseMemory):
     def model_post_init(self, _context: Any, /) -> None:
         """Find a malformed scope now, and not in the middle of a conversation."""
         scope_of(self.memory, self.user_id)
+        check_recall(self.k, self.max_tokens)
         if self.mode == "inject" and not self.return_messages:
             raise InvalidArgument(
                 "latents are injected by a message: mode='inject' needs return_messages=True"
@@ -101,7 +103,7 @@ class NextMemMemory(BaseMemory):
         Raises:
             InvalidArgument: it is not clear which input to recall for.
         """
-        query = self._input(inputs)
+        query = well_formed(self._input(inputs))
         hits = self.scope.recall(query, self.k, **self.recall_options) if query.strip() else ()
         if self.mode == "inject":
             return {self.memory_key: [HumanMessage([memory_block([hit.id for hit in hits])])] if hits else []}
@@ -113,19 +115,14 @@ class NextMemMemory(BaseMemory):
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         """Remember the input and the reply, in one transaction, and nothing else of the chain's variables.
 
-        An empty one is left out: it says nothing, and a chain that has done its work must not fail over it.
+        An empty one is left out, and what cannot be stored is a warning of the logger ``langchain_nextmem.turns``: a
+        chain that has done its work must not fail over it.
 
         Raises:
-            InvalidArgument: it is not clear which input or output to remember; nothing was written.
+            InvalidArgument: it is not clear which input or output to remember, or whose; nothing was written.
         """
-        turn = [("user", self._input(inputs)), ("assistant", self._output(outputs))]
-        said = [(role, text) for role, text in turn if text.strip()]
-        self.scope.remember(
-            [text for _, text in said],
-            role=[role for role, _ in said],
-            session=session_of_call(self.session_id),
-            occurred_at=datetime.now(timezone.utc),
-        )
+        turn = {"user": self._input(inputs), "assistant": self._output(outputs)}
+        remember_turn(self.scope, turn, session_of_call(self.session_id))
 
     def clear(self) -> None:
         """Forget everything in this scope, of all sessions, and nothing in any other."""
@@ -152,14 +149,9 @@ class NextMemMemory(BaseMemory):
         Args:
             **settings: what should differ, see :class:`NextMemMiddleware`.
         """
-        own = {
-            "user_id": self.user_id,
-            "session_id": self.session_id,
-            "k": self.k,
-            "max_tokens": self.max_tokens,
-            "mode": self.mode,
-        }
-        return NextMemMiddleware(self.memory, **{**own, **settings})
+        taken = signature(NextMemMiddleware).parameters
+        own = {name: getattr(self, name) for name in type(self).model_fields if name in taken}
+        return NextMemMiddleware(**{**own, **settings})
 
     def _input(self, inputs: Mapping[str, Any]) -> str:
         # A chain hands over its inputs with the recalled variable among them; remembering that makes echoes.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import Annotated, Any, TypeAlias
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
+from langgraph.prebuilt import InjectedState
 
-from langchain_nextmem.scopes import called_with, scope_of, scope_of_call, session_of_call
+from langchain_nextmem.scopes import called_with, check_recall, scope_of, scope_of_call, session_of_call
+from langchain_nextmem.turns import well_formed
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
+
+State: TypeAlias = Any  # of an agent a dictionary; None where there is no graph
 
 
 def memory_tools(
@@ -42,23 +48,36 @@ def memory_tools(
         True
     """
     scope_of(memory, user_id)
+    check_recall(k, max_tokens)
+    return tools_over(
+        lambda _: scope_of_call(memory, user_id), lambda _: session_of_call(session_id), k, max_tokens
+    )
 
-    # LangChain hands the call's config to a tool by this argument, which the model does not see.
-    def remember(text: str, config: RunnableConfig) -> str:
+
+def tools_over(
+    scope: Callable[[State], Scope],
+    session: Callable[[State], str | None],
+    k: int = 5,
+    max_tokens: int | None = 512,
+) -> list[BaseTool]:
+    """The same over a scope and a session that are known from the call, or from the state of the agent's run."""
+
+    # LangChain hands the call's config and the run's state to a tool by arguments which the model does not see.
+    def remember(text: str, config: RunnableConfig, state: Annotated[State, InjectedState] = None) -> str:
         """Remember a fact for later conversations. Write it as a whole sentence that is clear by itself."""
         with called_with(config):
-            scope_of_call(memory, user_id).remember(
-                text,
+            scope(state).remember(
+                well_formed(text),
                 role="assistant",
-                session=session_of_call(session_id),
+                session=session(state),
                 occurred_at=datetime.now(timezone.utc),
             )
         return "Remembered."
 
-    def recall(query: str, config: RunnableConfig) -> str:
+    def recall(query: str, config: RunnableConfig, state: Annotated[State, InjectedState] = None) -> str:
         """Search what was remembered in earlier conversations. Ask with the words that the answer may have."""
         with called_with(config):
-            hits = scope_of_call(memory, user_id).recall(query, k)
+            hits = scope(state).recall(well_formed(query), k)
         return hits.as_prompt(max_tokens) or "Nothing was found."
 
     return [StructuredTool.from_function(remember), StructuredTool.from_function(recall)]

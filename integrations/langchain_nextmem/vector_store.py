@@ -187,9 +187,16 @@ def _document(memory: Memory) -> Document:
 
 def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A document's metadata as a memory's, which has fields of its own by some of those names."""
-    return {_OWN + key if key in RESERVED_FIELDS else key: value for key, value in metadata.items()}
+    return {_OWN + key if _renamed(key) else key: value for key, value in metadata.items()}
 
 
 def _given(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`_kept` changed, changed back."""
-    return {key.removeprefix(_OWN): value for key, value in metadata.items()}
+    return {key.removeprefix(_OWN) if _renamed(key) else key: value for key, value in metadata.items()}
+
+
+def _renamed(key: Any) -> bool:
+    """Whether a key is a field's name, or looks like one that was renamed."""
+    while isinstance(key, str) and key.startswith(_OWN):
+        key = key.removeprefix(_OWN)
+    return key in RESERVED_FIELDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, Prom
 from langchain_core.tools import tool
 from pydantic import ValidationError
 
-from langchain_nextmem import NextMemMemory
+from langchain_nextmem import NextMemMemory, NextMemMiddleware
 from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
 from tests.langchain_nextmem.conftest import ScriptedModel, conversation, texts
@@ -201,6 +202,29 @@ def test_as_middleware_is_the_same_memory(alice: Scope) -> None:
         99,
         False,
     )
+
+
+# What a prompt's variables are called means nothing to an agent's middleware, and what a memory has no setting for, its
+# middleware has by default.
+OF_CHAINS = {"memory_key", "input_key", "output_key", "return_messages"}
+OF_AGENTS = {"where", "other_sessions_only", "remember", "tools", "shared", "name"}
+
+
+def test_as_middleware_hands_on_every_setting_that_both_have(memory: NextMem) -> None:
+    both = set(NextMemMemory.model_fields) - OF_CHAINS
+    assert both == set(signature(NextMemMiddleware).parameters) - OF_AGENTS
+    settings = {
+        "memory": memory,
+        "user_id": "alice",
+        "session_id": "s1",
+        "k": 3,
+        "max_tokens": 99,
+        "recall_options": {"trusted_only": True},
+        "mode": "inject",
+    }
+    assert set(settings) == both
+    middleware = NextMemMemory(return_messages=True, **settings).as_middleware()
+    assert {name: getattr(middleware, name) for name in settings} == settings
 
 
 async def test_conversation_chain(alice: Scope) -> None:

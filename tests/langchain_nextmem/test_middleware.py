@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import SummarizationMiddleware
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain.agents.middleware import SummarizationMiddleware, before_model
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 
-from langchain_nextmem import NextMemMemory, NextMemMiddleware
-from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope
+from langchain_nextmem import NextMemMemory, NextMemMiddleware, memory_tools
+from nextmem_agents import InvalidArgument, LatentCodec, NextMem, Scope, StoreError
 from nextmem_agents.recall.rendering import HEADING
 from tests.langchain_nextmem.conftest import ScriptedModel, texts
 
@@ -158,6 +159,175 @@ def test_a_summary_that_speaks_as_a_human_is_not_the_user(alice: Scope) -> None:
     agent.invoke(asking(ASK), config)
     assert "They spoke." in model.last
     assert texts(alice) == [FACT, "How are you?", "One.", ASK, "Two."]
+
+
+@before_model
+def trim(state: Any, runtime: Any) -> dict[str, Any] | None:
+    """As LangChain's documentation of short-term memory has it."""
+    messages = state["messages"]
+    if len(messages) <= 3:
+        return None
+    kept = [messages[0], *(messages[-3:] if len(messages) % 2 == 0 else messages[-4:])]
+    return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *kept]}
+
+
+@before_model
+def summarise(state: Any, runtime: Any) -> dict[str, Any] | None:
+    """As SummarizationMiddleware does it."""
+    if len(state["messages"]) < 6:
+        return None
+    summary = HumanMessage("They spoke.", additional_kwargs={"lc_source": "summarization"})
+    return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), summary, *state["messages"][-2:]]}
+
+
+@both
+@pytest.mark.parametrize("edit", [trim, summarise])
+async def test_a_turn_survives_what_other_middleware_does_to_the_messages_meanwhile(
+    alice: Scope, how: str, edit: Any
+) -> None:
+    alice.remember("Four reports come each May.", role="user")
+    calls = [
+        AIMessage("", tool_calls=[{"name": "weather", "args": {"city": "Oslo"}, "id": str(i)}])
+        for i in range(4)
+    ]
+    model = ScriptedModel(lines=["Hello.", *calls, "The total is 42."])
+    saver = InMemorySaver()
+    agent = create_agent(model, [weather], middleware=[edit, NextMemMiddleware(alice)], checkpointer=saver)
+    config: RunnableConfig = {"configurable": {"thread_id": "t1"}}
+    ask = "Read my four reports; the deadline is Friday."
+    for text in ("My name is Bob.", ask):
+        result = await run(agent, how, text, config)
+    assert ask not in [message.text for message in result["messages"]]
+    assert all("Four reports" in "".join(str(m.text) for m in prompt) for prompt in model.prompts[1:])
+    assert [sum(HEADING in str(m.text) for m in prompt) for prompt in model.prompts[1:]] == [1] * 5
+    assert texts(alice)[1:] == ["My name is Bob.", "Hello.", ask, "The total is 42."]
+    last = saver.get_tuple(config)
+    assert last is not None
+    assert ask not in str(last.checkpoint)
+
+
+def test_what_was_redacted_is_remembered_as_redacted(alice: Scope) -> None:
+    @before_model
+    def redact(state: Any, runtime: Any) -> dict[str, Any]:
+        asked = state["messages"][0]
+        return {"messages": [asked.model_copy(update={"content": "My card is [REDACTED]."})]}
+
+    drop = before_model(
+        lambda state, _: (
+            {"messages": [RemoveMessage(id=state["messages"][0].id)]} if len(state["messages"]) > 2 else None
+        ),
+        name="drop",
+    )
+    line = AIMessage("", tool_calls=[{"name": "weather", "args": {"city": "Oslo"}, "id": "c1"}])
+    agent = create_agent(
+        ScriptedModel(lines=[line, "Noted."]), [weather], middleware=[NextMemMiddleware(alice), redact, drop]
+    )
+    agent.invoke(asking("My card is 4111."))
+    assert texts(alice) == ["My card is [REDACTED].", "Noted."]
+
+
+@both
+async def test_a_turn_that_cannot_be_stored_costs_nobody_the_answer(
+    memory: NextMem, how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = memory.scope("alice", on_remember=lambda item: None if "secret" in item.text else item)
+    agent = create_agent(ScriptedModel(lines=["Noted.", "A secret."]), middleware=[NextMemMiddleware(picky)])
+    assert (await run(agent, how, "My secret is a zebra."))["messages"][-1].text == "Noted."
+    await run(agent, how, "What is it?")
+    NextMemMemory(memory=picky).save_context({"input": "A secret."}, {"output": "And another secret."})
+    NextMemMemory(memory=picky).save_context({"input": "A secret."}, {"output": "So."})
+    assert texts(picky) == ["Noted.", "What is it?", "So."]
+
+    def warned() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "langchain_nextmem.turns"]
+
+    refused = ["user", "assistant", "user", "assistant", "user"]
+    assert warned() == [
+        f"what the {role} said was not remembered: on_remember refused it" for role in refused
+    ]
+    caplog.clear()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise StoreError("the disk is full")
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise OSError("something about my secret")
+
+    for failing in (full, broken):
+        monkeypatch.setattr(Scope, "remember", failing)
+        assert (await run(agent, how, "And this?"))["messages"][-1].text == "A secret."
+        NextMemMemory(memory=picky).save_context({"input": "x"}, {"output": "y"})
+    assert (
+        caplog.messages
+        == ["a turn was not remembered: the disk is full"] * 2 + ["a turn was not remembered: OSError"] * 2
+    )
+
+
+@both
+async def test_lone_surrogates_are_replaced(alice: Scope, how: str) -> None:
+    agent = create_agent(ScriptedModel(lines=["Good \ud83d!"]), middleware=[NextMemMiddleware(alice)])
+    await run(agent, how, "I am \ud83d\ude00 \udc00.")
+    NextMemMemory(memory=alice).save_context({"input": "A\ud800"}, {"output": "B"})
+    remember, recall = memory_tools(alice)
+    remember.invoke({"text": "C\ud800"})
+    assert texts(alice) == ["I am 😀 \ufffd.", "Good \ufffd!", "A\ufffd", "B", "C\ufffd"]
+    assert "C\ufffd" in recall.invoke({"query": "C\ud800"})
+
+
+def test_a_replay_or_a_second_try_is_the_same_turn(memory: NextMem) -> None:
+    model = ScriptedModel(lines=["One.", "Two.", "Three."])
+    agent = create_agent(model, middleware=[NextMemMiddleware(memory)], checkpointer=InMemorySaver())
+
+    def config(user: str) -> RunnableConfig:
+        return {"configurable": {"user_id": user, "thread_id": f"{user}'s " + "t" * 300}}
+
+    for _ in range(2):
+        agent.invoke({"messages": [HumanMessage(FACT, id="m1")]}, config("alice"))
+    alice = memory.scope("alice")
+    assert texts(alice) == ["One.", FACT, "Two."]  # each once, as in the thread; the newest version last
+    earlier = next(state for state in agent.get_state_history(config("alice")) if state.next == ("model",))
+    agent.invoke(None, {"configurable": {"user_id": "alice", **earlier.config["configurable"]}})
+    assert texts(alice) == ["One.", FACT, "Three."]
+    agent.invoke({"messages": [HumanMessage(FACT, id="m1")]}, config("bob"))
+    agent.invoke({"messages": [HumanMessage("I moved to Oslo.", id="m1")]}, config("bob"))
+    assert texts(alice) == ["One.", FACT, "Three."]
+    assert texts(memory.scope("bob")) == ["Three.", "I moved to Oslo.", "Three."]
+
+
+def test_the_present_session_can_be_left_out(alice: Scope) -> None:
+    alice.remember([FACT, "I moved to Oslo in June."], session=["t1", "t2"])
+    model = ScriptedModel(lines=["In Oslo."])
+    middleware = NextMemMiddleware(alice, other_sessions_only=True, where={"role": {"$ne": "tool"}})
+    agent = create_agent(model, middleware=[middleware], checkpointer=InMemorySaver())
+    agent.invoke(asking(ASK), {"configurable": {"thread_id": "t1"}})
+    assert ["Oslo" in model.last, "Lisbon" in model.last] == [True, False]
+    create_agent(model, middleware=[middleware]).invoke(asking(ASK))
+    assert "Lisbon" in model.last
+    with pytest.raises(InvalidArgument, match="leave other_sessions_only out"):
+        NextMemMiddleware(alice, other_sessions_only=True, where={"session": "t1"})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"k": 0}, {"k": "a"}, {"max_tokens": -4}, {"where": {"x": {"$foo": 1}}}, {"memory": "folder"}],
+)
+def test_malformed_settings_are_found_when_it_is_built(alice: Scope, settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        NextMemMiddleware(**{"memory": alice, **settings})
+
+
+def test_each_subclass_has_a_state_of_its_own(memory: NextMem) -> None:
+    class Mine(NextMemMiddleware):
+        pass
+
+    alice, bob = memory.scope("alice"), memory.scope("bob")
+    alice.remember(FACT)
+    bob.remember("I moved to Oslo in June.")
+    model = ScriptedModel(lines=["So."])
+    agent = create_agent(model, middleware=[NextMemMiddleware(alice), Mine(bob)])
+    agent.invoke(asking(ASK))
+    assert ["Lisbon" in model.last, "Oslo" in model.last] == [True, True]
+    assert set(agent.get_output_jsonschema()["properties"]).isdisjoint({"nextmem_ids", "nextmem_ids_Mine"})
 
 
 def test_where_narrows_what_is_recalled(alice: Scope) -> None:

@@ -8,14 +8,21 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from langchain.agents import create_agent
 from langchain_classic.chains import ConversationChain
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnablePassthrough
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, interrupt
+from pydantic import BaseModel
 
 from langchain_nextmem import (
     ChatNextMem,
@@ -153,9 +160,6 @@ async def test_a_retriever_serves_the_user_of_the_call(memory: NextMem) -> None:
 
 @NAMED_BY_CONFIG
 async def test_tools_remember_and_recall_for_the_user_of_the_call(memory: NextMem) -> None:
-    def tool_call(name: str, **args: str) -> AIMessage:
-        return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
-
     memory.scope("bob").remember("My secret word is yak.")
     lines = [tool_call("remember", text="Alice's word is zebra."), "Kept."]
     agent = create_agent(
@@ -174,6 +178,87 @@ async def test_tools_remember_and_recall_for_the_user_of_the_call(memory: NextMe
     assert set(recall.args) == {"query"}
 
 
+@tool
+def confirm(question: str) -> str:
+    """Ask the user."""
+    return str(interrupt(question))
+
+
+def tool_call(name: str, **args: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
+
+
+def test_the_tools_work_in_a_graph_of_any_state(memory: NextMem) -> None:
+    class Messages(BaseModel):
+        messages: Annotated[list[AnyMessage], add_messages]
+
+    graph = StateGraph(Messages).add_node("tools", ToolNode(memory_tools(memory)))
+    called = {"messages": [tool_call("remember", text="The word is zebra.")]}
+    graph.set_entry_point("tools").compile().invoke(called, call("alice"))  # type: ignore[call-overload]
+    assert texts(memory.scope("alice")) == ["The word is zebra."]
+
+
+def test_a_resumed_run_goes_on_for_whom_it_began(memory: NextMem) -> None:
+    lines = [
+        tool_call("confirm", question="Sure?"),
+        tool_call("remember", text="The word is zebra."),
+        "Noted.",
+    ]
+    agent = create_agent(
+        ScriptedModel(lines=lines),
+        [confirm],
+        middleware=[NextMemMiddleware(memory, tools=True)],
+        checkpointer=InMemorySaver(),
+    )
+    began: RunnableConfig = {"configurable": {"user_id": "alice", "thread_id": "t", "session_id": "monday"}}
+    agent.invoke(told("zebra"), began)
+    with pytest.raises(InvalidArgument, match="began for user_id='alice', and is resumed for 'bob'"):
+        agent.invoke(Command(resume="yes"), {"configurable": {"user_id": "bob", "thread_id": "t"}})
+    agent.invoke(Command(resume="yes"), {"configurable": {"thread_id": "t"}})
+    assert memory.scopes() == ["alice"]
+    kept = list(memory.scope("alice").list())
+    assert [each.text for each in kept] == ["The word is zebra.", "My secret word is zebra.", "Noted."]
+    assert {each.session for each in kept} == {"monday"}
+
+
+@pytest.mark.parametrize("thread", [UUID(int=7), 7])
+def test_a_thread_id_may_be_any_and_is_its_string(memory: NextMem, thread: Any) -> None:
+    agent = create_agent(ScriptedModel(lines=["Noted."]), middleware=[NextMemMiddleware(memory)])
+    config: RunnableConfig = {"configurable": {"user_id": "alice", "thread_id": thread}}
+    agent.invoke(told("zebra"), config)
+    remember, _ = memory_tools(memory)
+    remember.invoke({"text": "Alice has a dog."}, config)
+    assert [each.session for each in memory.scope("alice").list()] == [str(thread)] * 3
+
+
+def test_an_empty_session_is_refused_before_the_model_is_called(memory: NextMem) -> None:
+    model = ScriptedModel(lines=["Noted."])
+    agent = create_agent(model, middleware=[NextMemMiddleware(memory)])
+    with pytest.raises(InvalidArgument, match="session_id must not be empty"):
+        agent.invoke(told("zebra"), {"configurable": {"session_id": ""}})
+    assert model.prompts == []
+
+
+def test_a_scope_that_is_shared_stands_beside_the_users_own(memory: NextMem) -> None:
+    team = memory.scope("team")
+    team.remember("The secret word of the office is owl.")
+    model = ScriptedModel(lines=["Noted."])
+    shared = NextMemMiddleware(team, name="team", shared=True, remember=False)
+    saver = InMemorySaver()
+    agent = create_agent(model, middleware=[NextMemMiddleware(memory), shared], checkpointer=saver)
+    for user, word in WORDS.items():
+        agent.invoke(told(word), call(user))
+    agent.invoke(asking(), call("alice", "u"))
+    assert [word in model.last for word in ("zebra", "owl", "yak")] == [True, True, False]
+    assert model.prompts[-1][-1].text.endswith(ASK)
+    state = agent.get_state(call("alice", "u")).values
+    assert set(state["nextmem_ids_team"]) == {each.id for each in team.list()}
+    assert set(state["nextmem_ids"]) < {each.id for each in memory.scope("alice").list()}
+    assert team.count() == 1
+    with pytest.raises(InvalidArgument, match="shared=True is for one scope"):
+        NextMemMiddleware(memory, shared=True)
+
+
 def test_what_was_forgotten_after_it_was_recalled_is_left_out(alice: Scope) -> None:
     kept, gone = alice.remember(["I moved to Lisbon.", "I moved to Oslo."])
     middleware = NextMemMiddleware(alice)
@@ -188,7 +273,7 @@ def test_what_was_forgotten_after_it_was_recalled_is_left_out(alice: Scope) -> N
 
 
 def test_latents_go_into_a_model_that_reads_them_and_text_into_all_others(
-    alice: Scope, monkeypatch: pytest.MonkeyPatch
+    memory: NextMem, alice: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = alice.remember("I moved to Lisbon in May.", role="user")
     seen: list[list[Any]] = []
@@ -213,6 +298,12 @@ def test_latents_go_into_a_model_that_reads_them_and_text_into_all_others(
     assert HEADING in ask()
     monkeypatch.setattr(LatentCodec, "backbone_answers", property(lambda _: True))
     assert ask() == injected
+    bob = memory.scope("bob")
+    bob.remember("I moved to Oslo in June.", role="user")
+    two = [NextMemMiddleware(scope, name=scope.name, remember=False) for scope in (alice, bob)]
+    create_agent(model, middleware=two).invoke({"messages": [HumanMessage("Where did I move?")]})
+    assert [block["type"] for block in seen[-1][-1]] == ["text", "nextmem_memory", "text"]
+    assert "> I moved to Oslo in June." in seen[-1][-1][0]["text"]
     other = create_agent(ScriptedModel(lines=["x"]), middleware=[NextMemMiddleware(alice, mode="inject")])
     with pytest.raises(CannotAnswer, match="not into ScriptedModel"):
         other.invoke({"messages": [HumanMessage("Where did I move?")]})
@@ -241,7 +332,8 @@ async def test_where_a_config_cannot_reach_async_code_nobodys_memories_are_taken
     with pytest.raises(InvalidArgument, match="name the user in the context"):
         await ChatNextMem(memory=memory, max_tokens=1).ainvoke("Hello")
     runtime: Any = type("Runtime", (), {"context": {"user_id": "alice"}})()
-    assert await NextMemMiddleware(memory).abefore_agent(state, runtime) == {"nextmem_ids": []}
+    begun = await NextMemMiddleware(memory).abefore_agent(state, runtime)
+    assert (begun["nextmem_ids"], begun["nextmem_turn"]["scope"]) == ([], "alice")
     assert await NextMemMemory(memory=memory, user_id="alice").aload_memory_variables({"input": ASK}) == {
         "history": ""
     }

@@ -48,6 +48,24 @@ def test_a_documents_metadata_may_be_called_as_a_memorys_fields_are(alice: Scope
     assert (found.page_content, found.metadata) == ("Two.", {"id": 2, "session": "b"})
 
 
+def test_metadata_comes_back_under_the_names_it_was_given(alice: Scope) -> None:
+    documents = NextMemVectorStore(alice)
+    metadata = {
+        "langchain_version": "1.0",
+        "version": "2.0",
+        "role": "a",
+        "langchain_role": "b",
+        "langchain_langchain_role": "c",
+    }
+    documents.add_texts(["One."], [metadata], ids=["one"])
+    assert documents.get_by_ids(["one"])[0].metadata == metadata
+    for key, value in metadata.items():
+        assert len(documents.similarity_search("One.", filter={key: value})) == 1
+    # As older versions wrote it.
+    alice.remember("Two.", id="two", metadata={"langchain_session": "s1"})
+    assert documents.get_by_ids(["two"])[0].metadata == {"session": "s1"}
+
+
 def test_two_users_of_one_store_never_meet(memory: NextMem) -> None:
     ann, ben = (NextMemVectorStore(memory, user_id=user) for user in ("ann", "ben"))
     ann.add_texts(["The code is 4711."], ids=["code"])
