@@ -13,6 +13,7 @@ import typer
 
 from nextmem_agents.errors import (
     DamagedRecord,
+    DamagedStore,
     InvalidArgument,
     MemoryNotFound,
     NextMemError,
@@ -27,7 +28,7 @@ DOCUMENTED = (
     (OK, "done"),
     (ERROR, "something failed; the line on standard error says what, and what to do"),
     (USAGE, "the command line is wrong, or a value in it"),
-    (NOT_FOUND, "no such memory, or no store there yet"),
+    (NOT_FOUND, "no such memory or scope, or no store there yet"),
     (DAMAGED, "something stored is damaged, or `doctor` found what does not work"),
     (LOCKED, "another process is writing to the store"),
     (INTERRUPTED, "interrupted"),
@@ -38,11 +39,17 @@ class NoStore(StoreError):
     """There is no store at the place given, and a command that reads makes none."""
 
 
+class NoScope(StoreError):
+    """The store holds nothing of the scope given."""
+
+
 # The first that fits counts.
 _CODES: tuple[tuple[type[NextMemError], int], ...] = (
     (InvalidArgument, USAGE),
     (MemoryNotFound, NOT_FOUND),
     (NoStore, NOT_FOUND),
+    (NoScope, NOT_FOUND),
+    (DamagedStore, DAMAGED),
     (DamagedRecord, DAMAGED),
     (PayloadError, DAMAGED),
     (StoreLocked, LOCKED),

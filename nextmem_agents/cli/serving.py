@@ -48,7 +48,7 @@ def inspect(
     """
     from nextmem_agents.inspector import running, serve
 
-    with opened(store, codec, read_only=read_only) as memory:
+    with opened(store, codec, read_only=read_only, must_exist=True) as memory:
         if not as_json:
             serve(memory, port=port, open_browser=browser)
             return

@@ -12,7 +12,7 @@ from nextmem_agents.cli import exits
 from nextmem_agents.cli.opening import location, opened
 from nextmem_agents.cli.options import JsonOption, ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import bytes_text, print_json, progress, waiting
-from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.errors import DataError, InvalidArgument
 
 stores = typer.Typer()
 PANEL = "The store"
@@ -60,9 +60,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Look at every memory; mend the index, and say what is damaged (exit code 4)."""
-    if isinstance(place := location(store), Path) and not place.exists():
-        raise exits.NoStore(f"there is no store in {place}; --store names another")
-    with opened(store, codec) as memory, progress("Verifying", "versions") as advance:
+    with opened(store, codec, must_exist=True) as memory, progress("Verifying", "versions") as advance:
         report = memory.verify(texts=texts, progress=advance)
     if as_json:
         print_json({**dataclasses.asdict(report), "sound": report.sound})
@@ -89,7 +87,7 @@ def verify(
 @stores.command(rich_help_panel=PANEL, epilog=examples("rebuild", "rebuild --store ./agent-memory --json"))
 def rebuild(store: StoreOption = None, codec: StoreCodecOption = None, as_json: JsonOption = False) -> None:
     """Make a store's vector index anew from its records."""
-    with opened(store, codec) as memory, progress("Indexing", "vectors") as advance:
+    with opened(store, codec, must_exist=True) as memory, progress("Indexing", "vectors") as advance:
         n = memory.rebuild(advance)
     if as_json:
         print_json({"vectors": n})
@@ -133,6 +131,8 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Add an exported file to a scope, all or nothing."""
+    if not file.exists() or file.is_dir():
+        raise DataError(f"{file} is no file; nothing was imported")
     with opened(store, codec) as memory, waiting("Importing"):
         n = memory.scope(scope).import_(file, skip_existing=skip_existing)
     if as_json:

@@ -78,6 +78,13 @@ def test_erase_prints_its_receipt(works: Run, home: Path) -> None:
     assert [row["scope"] for row in works("list", "--scopes", "--json").rows] == ["bob"]
 
 
+def test_an_encrypted_scope_that_holds_nothing_has_a_key_to_erase(works: Run) -> None:
+    pytest.importorskip("cryptography", reason="needs the encryption extra")
+    works("remember", "A secret.", "--id", "one", "-s", "alice", "--encrypted")
+    works("forget", "one", "-s", "alice", "--yes")
+    assert works("erase", "--scope", "alice", "--yes", "--json").json["key_erased"] is True
+
+
 @covers(SUCCESS, "erase")
 def test_erase_asks_first(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("erase", "--scope", "alice").code == 2  # nobody can be asked

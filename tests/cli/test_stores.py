@@ -45,6 +45,21 @@ def test_damage_is_named_and_has_its_exit_code(run: Run, home: Path) -> None:
     assert run("show", "lisbon", "-s", "alice").code == 4
 
 
+@pytest.mark.parametrize("command", ["verify", "list", "remember more"])
+def test_records_that_are_lost_or_malformed_are_damage_and_nothing_is_mended(
+    run: Run, home: Path, command: str
+) -> None:
+    records = home / "records.sqlite3"
+    assert (home / "chroma" / "chroma.sqlite3").exists()
+    for damage in (records.unlink, records.touch, lambda: records.write_bytes(b"not a database" * 99)):
+        damage()
+        before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+        ended = run(*command.split())
+        assert ended.code == 4, ended.err
+        assert "records.sqlite3 is" in ended.err
+        assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
+
+
 @covers(SUCCESS, "export", "import")
 @covers(JSON, "export", "import")
 def test_a_scope_travels_as_a_file(works: Run, home: Path, tmp_path: Path) -> None:

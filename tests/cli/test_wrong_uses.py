@@ -41,14 +41,18 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("forget", 2, "give ids, or --where"),
     ("forget ferry --store {home} -s alice", 2, "--yes"),
     ("forget nothing --store {home} --yes", 3, "'nothing'"),
+    ("forget nothing --store nowhere --yes", 3, "there is no store"),
     ("erase --yes", 2, "--scope"),
+    ("erase --scope alice --store nowhere --yes", 3, "there is no store"),
+    ("erase --scope alcie --store {home} --yes --json", 3, "there is no scope 'alcie'"),
     ("stats --store nowhere", 3, "there is no store"),
     ("stats --store http://127.0.0.1:1", 1, "127.0.0.1:1"),
     ("verify --store nowhere", 3, "there is no store"),
-    ("rebuild --codec nonsense", 1, "there is no codec 'nonsense'"),
+    ("rebuild --store nowhere", 3, "there is no store"),
+    ("rebuild --store {home} --codec nonsense", 1, "there is no codec 'nonsense'"),
     ("export", 2, "file"),
     ("export a.jsonl --store nowhere", 3, "there is no store"),
-    ("import missing.jsonl", 1, "missing.jsonl"),
+    ("import missing.jsonl --store nowhere", 1, "missing.jsonl"),
     ("migrate new", 2, "--to-codec"),
     ("migrate {home} --store {home} --to-codec mini", 2, "migrated into itself"),
     ("encode missing.txt", 1, "missing.txt"),
@@ -81,6 +85,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("bench --codec nonsense", 1, "there is no codec 'nonsense'"),
     ("doctor --texts --store", 2, "--store"),
     ("inspect --port 70000", 2, "port"),
+    ("inspect --store nowhere", 3, "there is no store"),
     ("inspect --store nowhere --read-only", 3, "there is no store"),
     ("mcp --transport pigeon", 2, "transport"),
     ("mcp --store nowhere --read-only", 3, "there is no store"),
@@ -109,6 +114,7 @@ def test_a_wrong_use(run: Run, readable: dict[str, str], typed: str, code: int, 
     assert ended.code == code, ended.err
     assert message in " ".join(ended.err.split())
     assert not ended.out
+    assert not Path("nowhere").exists()
 
 
 def test_a_script_gets_the_error_as_json(run: Run) -> None:
