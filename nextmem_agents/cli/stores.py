@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli import exits
-from nextmem_agents.cli.opening import location, opened
+from nextmem_agents.cli.opening import is_store, location, opened
 from nextmem_agents.cli.options import JsonOption, ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import bytes_text, print_json, progress, waiting
 from nextmem_agents.errors import DataError, InvalidArgument
@@ -103,13 +103,25 @@ def export(
     store: StoreOption = None,
     scope: ScopeOption = "default",
     codec: StoreCodecOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a scope with its history to a file that `import` reads, here or elsewhere.
 
     Whoever has the file can read it, an encrypted scope's too.
     """
+    if file.is_dir():
+        raise InvalidArgument(f"{file} is a folder; name a file in it, such as {file / 'scope.jsonl'}")
+    if isinstance(place := location(store), Path) and place.resolve() in file.resolve().parents:
+        raise InvalidArgument(f"{file} lies in the folder of the store; choose a file elsewhere")
+    if file.is_file() and not force:
+        raise InvalidArgument(f"{file} is there already; choose another file, or replace it with --force")
     with opened(store, codec, read_only=True) as memory, waiting("Exporting"):
+        if scope not in memory.scopes():
+            raise exits.NoScope(
+                f"scope {scope!r} of {place} holds no memory, and no file was written; `nextmem list --scopes` shows "
+                "what is there"
+            )
         n = memory.scope(scope).export(file)
     if as_json:
         print_json({"versions": n, "file": str(file), "scope": scope})
@@ -165,11 +177,15 @@ def migrate(
     Run again after an interruption, it goes on where it was. What does not come back exactly is not migrated but
     listed (exit code 4).
     """
-    if location(target) == location(store):
+    place, new_place = (
+        where.resolve() if isinstance(where, Path) else where for where in (location(store), location(target))
+    )
+    if place == new_place:
         raise InvalidArgument("a memory cannot be migrated into itself; name another folder")
+    fresh = dry_run and isinstance(new_place, Path) and not is_store(new_place)
     with (
         opened(store, codec, read_only=True) as source,
-        opened(target, to_codec) as new,
+        opened(":memory:" if fresh else target, to_codec) as new,
         progress("Migrating", "versions") as advance,
     ):
         done = source.migrate_to(new, dry_run=dry_run, progress=advance)

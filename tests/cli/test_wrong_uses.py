@@ -55,6 +55,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("import missing.jsonl --store nowhere", 1, "missing.jsonl"),
     ("migrate new", 2, "--to-codec"),
     ("migrate {home} --store {home} --to-codec mini", 2, "migrated into itself"),
+    ("migrate {home}/../home --store {home} --to-codec mini", 2, "migrated into itself"),
     ("encode missing.txt", 1, "missing.txt"),
     ("encode {text} --workers 0", 2, "workers"),
     ("encode {text} --ray", 2, "--ray writes to a Chroma server"),
