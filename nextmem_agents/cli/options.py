@@ -134,7 +134,10 @@ def duration(option: str, word: str | None) -> timedelta | None:
     found = _DURATION.fullmatch(word.strip())
     if found is None:
         raise InvalidArgument(f"{option} takes a number and one of s, m, h, d, w, such as 7d; not {word!r}")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    except OverflowError as error:
+        raise InvalidArgument(f"{option} is too long a span: {word!r:.80}") from error
 
 
 def time_of(option: str, word: str | None) -> datetime | None:

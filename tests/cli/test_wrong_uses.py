@@ -26,6 +26,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("remember a b --id one", 2, "--id is for one text"),
     ("remember a --metadata year", 2, "--metadata takes KEY=VALUE"),
     ("remember a --ttl soon", 2, "such as 7d"),
+    ("remember a --ttl 99999999999999d", 2, "too long"),
     ("remember a --occurred-at yesterday", 2, "ISO 8601"),
     ("remember a --importance 2", 2, "importance"),
     ("recall question", 3, "there is no store in"),
@@ -118,10 +119,22 @@ def test_a_wrong_use(run: Run, readable: dict[str, str], typed: str, code: int, 
     assert not Path("nowhere").exists()
 
 
-def test_a_script_gets_the_error_as_json(run: Run) -> None:
-    ended = run("list", "--json")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["list"], 3),
+        (["list", "--limit", "none"], 2),
+        (["recall"], 2),
+        (["dance"], 2),
+        (["recall", "-", "--store", "{home}"], 2),
+    ],
+)
+def test_a_script_gets_the_error_as_json(
+    run: Run, readable: dict[str, str], words: list[str], code: int
+) -> None:
+    ended = run(*[word.format(**readable) for word in words], "--json")
     assert set(json.loads(ended.err)) == {"error", "message"}
-    assert (ended.code, ended.out) == (3, "")
+    assert (ended.code, ended.out) == (code, "")
 
 
 def test_only_debug_shows_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +175,26 @@ def test_an_interruption_and_a_closed_pipe_are_quiet(monkeypatch: pytest.MonkeyP
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) == 0
+
+
+def test_a_closed_pipe_is_the_end_of_the_command_itself(readable: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "nextmem_agents.cli", "list", "-s", "alice", "--store", readable["home"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_an_interruption_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nextmem_agents.cli.stores.opened", interrupted)
+    assert run("stats").err == "nextmem: interrupted\n"
+    ended = run("stats", "--json")
+    assert (ended.code, json.loads(ended.err)["error"]) == (130, "KeyboardInterrupt")
 
 
 def test_the_server_settings_come_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
