@@ -87,6 +87,8 @@ def remember(
         "importance": importance,
         "dedupe": dedupe,
     }
+    from nextmem_agents.recall.rendering import escape
+
     ids: list[str] = []
     with opened(store, codec) as memory, progress("Remembering", "texts") as advance:
         target = memory.scope(scope, encrypted=encrypted)
@@ -98,7 +100,7 @@ def remember(
         if as_json:
             print_json({"id": id_, "scope": scope})
         else:
-            typer.echo(id_)
+            typer.echo(escape(id_))
 
 
 @remembering.command(

@@ -41,8 +41,10 @@ def stats(store: StoreOption = None, codec: StoreCodecOption = None, as_json: Js
     typer.echo(
         f"{location(store)}\n{total:,} memories in {len(counts)} scopes; codec {name} ({fingerprint[:12]})"
     )
+    from nextmem_agents.recall.rendering import escape
+
     for scope, n in counts.items():
-        typer.echo(f"{n:>10,}  {scope}")
+        typer.echo(f"{n:>10,}  {escape(scope)}")
     for part, size in sizes.items():
         each = f"{size / total:,.0f} bytes a memory" if total else ""
         typer.echo(f"{bytes_text(size):>10}  {part:<10}{each}")

@@ -104,6 +104,13 @@ def test_erase_asks_first(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch)
     assert "alice" in asked[0]
 
 
+def test_an_id_moves_no_terminal(works: Run) -> None:
+    id_ = "\x1b]0;owned\x07one"
+    said = works("remember", "A text.", "--id", id_).out + works("list").out + works("recall", "text").out
+    assert "\x1b]" not in said + works("show", id_).out
+    assert said.count("owned") == 3
+
+
 def test_the_id_of_one_text_replaces_with_history(works: Run) -> None:
     works("remember", "The ferry leaves at nine.", "--id", "ferry")
     works("remember", "The ferry leaves at ten.", "--id", "ferry")

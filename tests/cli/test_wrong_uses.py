@@ -90,6 +90,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("inspect --store nowhere", 3, "there is no store"),
     ("inspect --store nowhere --read-only", 3, "there is no store"),
     ("mcp --transport pigeon", 2, "transport"),
+    ("mcp --transport http --port 0 --json", 2, "--port"),
     ("mcp --store nowhere --read-only", 3, "there is no store"),
     ("dance", 2, "dance"),
 ]
