@@ -39,6 +39,8 @@ def is_server(store: str | None) -> bool:
 def location(store: str | None) -> str | Path:
     """Where the store is: a server's address, or a folder."""
     if store is not None:
+        if not store:
+            raise InvalidArgument("--store names a folder or a server's address; it is empty")
         return store if is_server(store) or store == ":memory:" else Path(store).expanduser()
     from nextmem_agents.memory import default_folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nextmem_agents import NextMem, StoreLocked
+from nextmem_agents import InvalidArgument, NextMem, StoreLocked
 from nextmem_agents.cli import exits, options
 from tests.cli.conftest import Run
 from tests.cli.covering import WRONG, covers
@@ -36,6 +36,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("recall - --store {home}", 2, "empty"),
     ("ask", 2, "question"),
     ("ask question --store {home} --mode guess", 2, "mode"),
+    ("list --store=", 2, "it is empty"),
     ("list --store nowhere", 3, "there is no store in nowhere"),
     ("list --store {home} --after nothing", 3, "'nothing'"),
     ("show nothing --store {home}", 3, "no memory 'nothing'"),
@@ -209,6 +210,26 @@ def test_values_are_read_as_json_where_they_are_json() -> None:
     given = ["a=1", "b=true", "c=1.5", "d=plain", 'e={"$in": [1, 2]}', "f=null", "g=a=b"]
     found = options.pairs("--where", given)
     assert found == {"a": 1, "b": True, "c": 1.5, "d": "plain", "e": {"$in": [1, 2]}, "f": "null", "g": "a=b"}
+
+
+def test_fields_that_are_words_are_read_as_words(run: Run) -> None:
+    assert options.pairs("--where", ["session=123", "year=123"]) == {"session": "123", "year": 123}
+    assert options.pairs("--where", ['session={"$ne": "s"}']) == {"session": {"$ne": "s"}}
+    run("remember", "a", "--session", "123")
+    assert run("list", "--where", "session=123").out
+
+
+def test_lines_end_where_a_file_ends_them(run: Run) -> None:
+    run("remember", "-", "--lines", stdin="one\u2028more\x0b\r\n\ntwo\n")
+    assert [row["text"] for row in map(json.loads, run("list", "--json").out.splitlines())] == [
+        "one\u2028more\x0b", "two",
+    ]  # fmt: skip
+
+
+def test_a_closed_standard_input_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidArgument, match="closed"):
+        options.texts_of(["-"], False)
 
 
 def test_the_command_runs_as_a_module_and_completes_itself(tmp_path: Path) -> None:
