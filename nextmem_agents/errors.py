@@ -67,6 +67,10 @@ class NewerFormat(StoreError):
     """The folder was written by a newer version; it was left untouched."""
 
 
+class DamagedStore(StoreError):
+    """The file of a store's records is lost or malformed; it was left as it is."""
+
+
 class DamagedRecord(StoreError):
     """One memory's stored bytes no longer check out; all others stay readable."""
 

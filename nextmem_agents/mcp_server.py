@@ -19,7 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from nextmem_agents.errors import MemoryNotFound, NextMemError
+from nextmem_agents.errors import MemoryNotFound, NextMemError, StoreError
 from nextmem_agents.recall.hits import Hit, Memory
 from nextmem_agents.recall.rendering import HEADING, render_one
 from nextmem_agents.scope import Scope
@@ -30,6 +30,7 @@ HOST = "127.0.0.1"
 PATH = "/mcp"
 MAX_TOKENS = 1024
 _EMPTY = "No memories."
+_NONE_FITS = "No memory fits; allow more tokens."
 _CUT = " […]"
 _INSTRUCTIONS = (
     "A long-term memory of texts. Call recall before you answer what may depend on earlier conversations, and remember "
@@ -101,13 +102,16 @@ def serve_http(
         announce: called with the address, which takes connections by then.
 
     Raises:
-        OSError: the port is taken.
+        StoreError: the port is taken.
     """
     import uvicorn
 
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise StoreError(f"{HOST}:{port} is not to be had: {error}; choose another port") from error
         chosen = listener.getsockname()[1]
         names = [f"{HOST}:{chosen}", f"localhost:{chosen}"]
         app = memory_server(scope, read_only=read_only).streamable_http_app(
@@ -196,18 +200,18 @@ def _quoted(scope: Scope, memories: Iterable[Memory], max_tokens: int) -> CallTo
     """As many memories as fit: their texts quoted, and nowhere else in the result; the first is cut if it must be."""
     count = scope.token_counter()
     shown: list[Memory] = []
-    block, left_out = _EMPTY, 0
+    block, left_out, is_cut = "", 0, False
     for memory in memories:
         longer = _block([*shown, memory])
         if count(longer) <= max_tokens:
             shown.append(memory)
             block = longer
-        elif not shown:
-            shown, block = [memory], _cut(memory, count, max_tokens)
+        elif not shown and (part := _cut(memory, count, max_tokens)):
+            shown, block, is_cut = [memory], part, True
         else:
             left_out += 1
-    rows = [_row(number, memory) for number, memory in enumerate(shown, 1)]
-    return _result(block, {"memories": rows, "left_out": left_out})
+    rows = [_row(number, memory) | {"cut": is_cut} for number, memory in enumerate(shown, 1)]
+    return _result(block or (_NONE_FITS if left_out else _EMPTY), {"memories": rows, "left_out": left_out})
 
 
 def _block(memories: Sequence[Memory], cut: str | None = None) -> str:
@@ -217,12 +221,13 @@ def _block(memories: Sequence[Memory], cut: str | None = None) -> str:
 
 
 def _cut(memory: Memory, count: Callable[[str], int], max_tokens: int) -> str:
+    """The longest beginning of a memory that fits; empty if none does."""
     low, high = 0, len(memory.text)
     while low < high:
         middle = (low + high + 1) // 2
         fits = count(_block([memory], memory.text[:middle] + _CUT)) <= max_tokens
         low, high = (middle, high) if fits else (low, middle - 1)
-    return _block([memory], memory.text[:low] + _CUT)
+    return _block([memory], memory.text[:low] + _CUT) if low else ""
 
 
 def _row(number: int, memory: Memory) -> dict[str, Any]:

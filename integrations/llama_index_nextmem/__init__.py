@@ -9,6 +9,7 @@ try:
     from llama_index_nextmem.block import NextMemMemoryBlock
     from llama_index_nextmem.llm import NextMemLLM
     from llama_index_nextmem.memory import NextMemMemory
+    from llama_index_nextmem.postprocessor import QuotingPostprocessor
     from llama_index_nextmem.query_engine import NextMemQueryEngine
     from llama_index_nextmem.quoting import QuotingLLM
     from llama_index_nextmem.retriever import NextMemRetriever
@@ -29,4 +30,5 @@ __all__ = [
     "NextMemRetriever",
     "NextMemSynthesizer",
     "QuotingLLM",
+    "QuotingPostprocessor",
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.memory import BaseMemoryBlock
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, field_serializer, field_validator
 
 from llama_index_nextmem.injection import memory_message
 from llama_index_nextmem.scopes import scope_of
@@ -57,12 +57,25 @@ class NextMemMemoryBlock(BaseMemoryBlock[Any]):
 
     name: str = "NextMem"
     priority: int = 1
-    memory: NextMem | Scope = Field(default_factory=lambda: NextMem.open(), exclude=True)
+    memory: NextMem | Scope = Field(default_factory=lambda: NextMem.open())
     k: int = 5
     max_tokens: int | None = 512
     where: Mapping[str, Any] | None = None
     recall_options: Annotated[Mapping[str, Any], AfterValidator(check_options)] = Field(default_factory=dict)
     mode: Literal["decompress", "inject"] = "decompress"
+
+    @field_serializer("memory")
+    def _named(self, memory: NextMem | Scope) -> str:
+        return scope_of(memory).name
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _not_by_name(cls, memory: Any) -> Any:
+        if isinstance(memory, str):
+            raise ValueError(
+                f"a name is no memory: pass the scope {memory!r} again, memory=store.scope({memory!r})"
+            )
+        return memory
 
     @property
     def scope(self) -> Scope:

@@ -20,6 +20,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import Field, PrivateAttr
+from typing_extensions import Self
 
 from llama_index_nextmem.injection import message_latents
 from llama_index_nextmem.scopes import scope_of
@@ -80,6 +81,11 @@ class NextMemLLM(CustomLLM):
         seed: int | None = None,
         **settings: Any,
     ) -> None:
+        unknown = settings.keys() - set(type(self).model_fields)
+        if unknown:
+            raise InvalidArgument(
+                f"NextMemLLM takes no {min(unknown)!r}; its own settings are memory, codec, {', '.join(_SAMPLING)}"
+            )
         scope = None if memory is None and codec is not None else scope_of(memory)
         if codec is None:
             chosen = scope_of(scope).codec
@@ -111,6 +117,19 @@ class NextMemLLM(CustomLLM):
             is_chat_model=True,
             model_name=self.codec.config.name,
         )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """What :meth:`to_dict` gave, over a scope or codec that is given again: ``from_dict(data, memory=scope)``.
+
+        Raises:
+            InvalidArgument: neither is given; the default store's would be another's memory.
+        """
+        if not kwargs.keys() & {"memory", "codec"}:
+            raise InvalidArgument(
+                "a saved NextMemLLM has neither scope nor codec: pass the scope again, from_dict(data, memory=scope)"
+            )
+        return super().from_dict(data, **kwargs)
 
     def over(self, scope: Scope) -> NextMemLLM:
         """The same model over another scope: one model serves many users, and none reads another's memories."""

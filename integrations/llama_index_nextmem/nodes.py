@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from llama_index.core.schema import BaseNode, TextNode
+from dataclasses import dataclass
+from datetime import datetime
+
+from llama_index.core.schema import BaseNode, NodeWithScore, TextNode
 
 from nextmem_agents.recall.hits import Memory
 from nextmem_agents.scope import Scope
@@ -10,6 +13,22 @@ from nextmem_agents.scope import Scope
 MEMORY_ID = "memory_id"
 SCOPE = "scope"
 _FOR_THE_MODEL = ("role", "occurred_at")
+
+
+@dataclass(frozen=True)
+class Quotation:
+    """What a node says of its memory; a postprocessor may have changed it, so it is not read anew."""
+
+    text: str
+    role: str | None
+    occurred_at: datetime | None
+
+    @classmethod
+    def of(cls, node: NodeWithScore) -> Quotation:
+        """The quotation of a node that stands for a memory."""
+        known = node.node.metadata
+        when = known.get("occurred_at")
+        return cls(node.node.get_content(), known.get("role"), datetime.fromisoformat(when) if when else None)
 
 
 def as_node(memory: Memory, scope: Scope) -> TextNode:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
@@ -16,7 +14,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from llama_index_nextmem.injection import memory_message
 from llama_index_nextmem.llm import NextMemLLM
-from llama_index_nextmem.nodes import MEMORY_ID, memory_id
+from llama_index_nextmem.nodes import MEMORY_ID, Quotation, memory_id
 from llama_index_nextmem.scopes import scope_of
 from nextmem_agents.errors import CannotAnswer, InvalidArgument
 from nextmem_agents.memory import NextMem
@@ -181,24 +179,9 @@ class NextMemSynthesizer(CompactAndRefine):
         """Memories as the core renders them for prompts, then all other nodes as LlamaIndex does."""
         memories = [each for each in nodes if memory_id(each.node, self.scope) is not None]
         others = [each for each in nodes if memory_id(each.node, self.scope) is None]
-        block = render([_Quotation.of(each) for each in memories], self.scope.token_counter())
+        block = render([Quotation.of(each) for each in memories], self.scope.token_counter())
         rest = [each.node.get_content(metadata_mode=MetadataMode.LLM) for each in others]
         return [block, *rest] if block else rest
-
-
-@dataclass(frozen=True)
-class _Quotation:
-    """What a node says of its memory; a postprocessor may have changed it, so it is not read anew."""
-
-    text: str
-    role: str | None
-    occurred_at: datetime | None
-
-    @classmethod
-    def of(cls, node: NodeWithScore) -> _Quotation:
-        known = node.node.metadata
-        when = known.get("occurred_at")
-        return cls(node.node.get_content(), known.get("role"), datetime.fromisoformat(when) if when else None)
 
 
 def _with_mode(response: RESPONSE_TYPE, given: dict[str, Any]) -> RESPONSE_TYPE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -73,4 +74,4 @@ def main() -> None:
     debug = "--debug" in words[:end]
     rest = [word for word in words[:end] if word != "--debug"] + words[end:]
     sys.argv[1:] = ["--debug", *rest] if debug and rest else words
-    sys.exit(exits.run(app, sys.argv[1:]))
+    sys.exit(exits.run(partial(app, standalone_mode=False), sys.argv[1:]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from nextmem_agents.cli.opening import is_server, location, opened
+from nextmem_agents.cli.opening import is_server, is_store, location, opened
 from nextmem_agents.cli.output import bytes_text
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import NextMemError
@@ -176,7 +176,7 @@ def _devices(codec: LatentCodec) -> Iterator[Finding]:
 def _store(store: str | None, codec: str | None, loads: bool, texts: bool) -> Iterator[Finding]:
     place = location(store)
     if isinstance(place, Path):
-        if not any((place / file).exists() for file in ("records.sqlite3", "collection")):
+        if not is_store(place):
             yield Finding("store", "note", f"there is none in {place} yet", "`nextmem remember` makes one")
             return
         yield from _folder(place)

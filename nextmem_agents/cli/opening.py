@@ -39,6 +39,8 @@ def is_server(store: str | None) -> bool:
 def location(store: str | None) -> str | Path:
     """Where the store is: a server's address, or a folder."""
     if store is not None:
+        if not store:
+            raise InvalidArgument("--store names a folder or a server's address; it is empty")
         return store if is_server(store) or store == ":memory:" else Path(store).expanduser()
     from nextmem_agents.memory import default_folder
 
@@ -64,24 +66,25 @@ def settings() -> dict[str, Any]:
     return found
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds a store, or what is left of one."""
+    return any((folder / name).exists() for name in ("records.sqlite3", "collection", "chroma"))
+
+
 @contextmanager
 def opened(
-    store: str | None, codec: str | LatentCodec | None, *, read_only: bool = False
+    store: str | None, codec: str | LatentCodec | None, *, read_only: bool = False, must_exist: bool = False
 ) -> Iterator[NextMem]:
     """The store, open, with the codec that wrote it if none is named.
 
-    Where ``read_only``, for reading beside another process that writes.
+    Where ``read_only``, for reading beside another process that writes. Only what adds memories makes a store;
+    everything else says ``read_only`` or ``must_exist``.
 
     Raises:
-        NoStore: ``read_only``, and there is no store in the folder.
+        NoStore: ``read_only`` or ``must_exist``, and there is no store in the folder.
     """
     place = location(store)
-    # A folder whose payloads lie in Chroma is one process's at a time, for reading too: there is no other way in.
-    if (
-        read_only
-        and isinstance(place, Path)
-        and not any((place / file).exists() for file in ("records.sqlite3", "collection"))
-    ):
+    if (read_only or must_exist) and isinstance(place, Path) and not is_store(place):
         raise NoStore(
             f"there is no store in {place} yet; `nextmem remember` makes one, --store names another"
         )

@@ -87,8 +87,12 @@ def texts_of(words: list[str], lines: bool) -> list[str]:
             read = sys.stdin.read()
         except UnicodeDecodeError as error:
             raise InvalidArgument(f"standard input is no UTF-8 text: {error}") from error
+        except AttributeError as error:  # Python has none where it was closed
+            raise InvalidArgument("standard input is closed; nothing can be read from it") from error
         found.append(
-            [line for line in read.splitlines() if line.strip()] if lines else [read.removesuffix("\n")]
+            [line.removesuffix("\r") for line in read.split("\n") if line.strip()]
+            if lines
+            else [read.removesuffix("\n")]
         )
     return [*chain.from_iterable(found)]
 
@@ -103,6 +107,8 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, Any]:
         >>> pairs("--where", ["role=user", 'year={"$gte": 2020}', "done=true"])
         {'role': 'user', 'year': {'$gte': 2020}, 'done': True}
     """
+    from nextmem_agents.store.checks import WORD_FIELDS
+
     found: dict[str, Any] = {}
     for word in given or ():
         key, equals, value = word.partition("=")
@@ -110,7 +116,9 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, Any]:
             raise InvalidArgument(f"{option} takes KEY=VALUE, not {word!r}")
         if key.strip() in found:
             raise InvalidArgument(f"{option} names {key.strip()!r} twice")
-        found[key.strip()] = _value(value)
+        found[key.strip()] = (
+            value if key.strip() in WORD_FIELDS and not value.startswith("{") else _value(value)
+        )
     return found
 
 
@@ -134,7 +142,10 @@ def duration(option: str, word: str | None) -> timedelta | None:
     found = _DURATION.fullmatch(word.strip())
     if found is None:
         raise InvalidArgument(f"{option} takes a number and one of s, m, h, d, w, such as 7d; not {word!r}")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    except OverflowError as error:
+        raise InvalidArgument(f"{option} is too long a span: {word!r:.80}") from error
 
 
 def time_of(option: str, word: str | None) -> datetime | None:

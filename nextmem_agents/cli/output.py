@@ -115,7 +115,9 @@ def memory_lines(memory: Memory, score: float | None = None, width: int | None =
     who = escape(" ".join((memory.role or "").split()))
     when = f"{memory.occurred_at or memory.created_at:%Y-%m-%d %H:%M}"
     head = "  ".join(
-        part for part in (f"{score:.2f}" if score is not None else "", mark, when, who, memory.id) if part
+        part
+        for part in (f"{score:.2f}" if score is not None else "", mark, when, who, escape(memory.id))
+        if part
     )
     lines = [escape(line) for line in text.splitlines() or [""]]
     if width is not None:

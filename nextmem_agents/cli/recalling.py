@@ -160,12 +160,14 @@ def list_(
     filters, when = pairs("--where", where), time_of("--as-of", as_of)
     with opened(store, codec, read_only=True) as memory:
         if scopes:
+            from nextmem_agents.recall.rendering import escape
+
             for name in memory.scopes():
                 count = memory.scope(name).count()
                 if as_json:
                     print_json({"scope": name, "memories": count})
                 else:
-                    typer.echo(f"{count:>8}  {name}")
+                    typer.echo(f"{count:>8}  {escape(name)}")
             return
         found = memory.scope(scope).list(
             where=filters, newest_first=newest_first, limit=limit, after=after, as_of=when

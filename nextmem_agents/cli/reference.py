@@ -22,7 +22,8 @@ Everything below is what `nextmem … --help` prints, written by `python -m next
 A test compares it with the commands as they are.
 
 Text goes to standard output, progress and errors to standard error. With `--json` each line of standard output is one
-object whose keys stay, and an error is one object on standard error, `{{"error": …, "message": …}}`.
+object whose keys stay, and an error is one object on standard error, `{{"error": …, "message": …}}`; a warning before
+it, which is rare, is `{{"log": …, "message": …}}`.
 """
 PATH = "docs/reference/cli.md"
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nextmem_agents.cli.opening import opened
+from nextmem_agents.cli.exits import NoScope
+from nextmem_agents.cli.opening import location, opened
 from nextmem_agents.cli.options import (
     JsonOption,
     ScopeOption,
@@ -86,6 +87,8 @@ def remember(
         "importance": importance,
         "dedupe": dedupe,
     }
+    from nextmem_agents.recall.rendering import escape
+
     ids: list[str] = []
     with opened(store, codec) as memory, progress("Remembering", "texts") as advance:
         target = memory.scope(scope, encrypted=encrypted)
@@ -97,7 +100,7 @@ def remember(
         if as_json:
             print_json({"id": id_, "scope": scope})
         else:
-            typer.echo(id_)
+            typer.echo(escape(id_))
 
 
 @remembering.command(
@@ -122,7 +125,7 @@ def forget(
         raise InvalidArgument("give ids, or --where; `nextmem erase` forgets a whole scope")
     what = f"{len(ids)} memories" if ids else f"all memories where {' and '.join(where or [])}"
     confirm(f"Forget {what} in scope {scope!r}?", yes)
-    with opened(store, codec) as memory:
+    with opened(store, codec, must_exist=True) as memory:
         n = memory.scope(scope).forget(ids or None, where=filters or None)
     if as_json:
         print_json({"forgotten": n, "scope": scope})
@@ -147,8 +150,13 @@ def erase(
     Every file of a folder is read to its end to prove that nothing is left. What that cannot prove is said, too.
     """
     confirm(f"Erase the scope {scope!r} with all its memories, for good?", yes)
-    with opened(store, codec) as memory, waiting("Erasing"):
+    with opened(store, codec, must_exist=True) as memory, waiting("Erasing"):
         receipt = memory.scope(scope).erase()
+    if not receipt.versions and not receipt.key_erased:
+        raise NoScope(
+            f"there is no scope {scope!r} in {location(store)}: it holds no memory and has no key; "
+            "`nextmem list --scopes` shows what is there"
+        )
     if as_json:
         print_json(dataclasses.asdict(receipt))
         return

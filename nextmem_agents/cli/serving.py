@@ -7,14 +7,15 @@ import sys
 import threading
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nextmem_agents.cli.opening import is_server, location, opened
+from nextmem_agents.cli.opening import location, opened
 from nextmem_agents.cli.options import ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import print_json
-from nextmem_agents.errors import MissingExtra
+from nextmem_agents.errors import InvalidArgument, MissingExtra
 
 serving = typer.Typer()
 PANEL = "Serving"
@@ -48,7 +49,7 @@ def inspect(
     """
     from nextmem_agents.inspector import running, serve
 
-    with opened(store, codec, read_only=read_only) as memory:
+    with opened(store, codec, read_only=read_only, must_exist=True) as memory:
         if not as_json:
             serve(memory, port=port, open_browser=browser)
             return
@@ -104,9 +105,13 @@ def _entry(
     store: str | None, scope: str, codec: str | None, transport: Transport, port: int, read_only: bool
 ) -> dict[str, object]:
     if transport is Transport.http:
+        if not port:
+            raise InvalidArgument("a free port is known only once it is taken; name one with --port")
         return {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
     command = shutil.which("nextmem")
     words = ["mcp"] if command else ["-m", "nextmem_agents.cli", "mcp"]
-    place = str(store) if is_server(store) else str(location(store))
-    words += ["--store", place, "--scope", scope, *(["--codec", codec] if codec else [])]
+    place = location(store)
+    if isinstance(place, Path):
+        place = place.absolute()  # the client starts it in a folder of its own
+    words += ["--store", str(place), "--scope", scope, *(["--codec", codec] if codec else [])]
     return {"command": command or sys.executable, "args": [*words, *(["--read-only"] if read_only else [])]}

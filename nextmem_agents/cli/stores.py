@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from nextmem_agents.cli import exits
-from nextmem_agents.cli.opening import location, opened
+from nextmem_agents.cli.opening import is_store, location, opened
 from nextmem_agents.cli.options import JsonOption, ScopeOption, StoreCodecOption, StoreOption, examples
 from nextmem_agents.cli.output import bytes_text, print_json, progress, waiting
-from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.errors import DataError, InvalidArgument
 
 stores = typer.Typer()
 PANEL = "The store"
@@ -41,8 +41,10 @@ def stats(store: StoreOption = None, codec: StoreCodecOption = None, as_json: Js
     typer.echo(
         f"{location(store)}\n{total:,} memories in {len(counts)} scopes; codec {name} ({fingerprint[:12]})"
     )
+    from nextmem_agents.recall.rendering import escape
+
     for scope, n in counts.items():
-        typer.echo(f"{n:>10,}  {scope}")
+        typer.echo(f"{n:>10,}  {escape(scope)}")
     for part, size in sizes.items():
         each = f"{size / total:,.0f} bytes a memory" if total else ""
         typer.echo(f"{bytes_text(size):>10}  {part:<10}{each}")
@@ -60,9 +62,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Look at every memory; mend the index, and say what is damaged (exit code 4)."""
-    if isinstance(place := location(store), Path) and not place.exists():
-        raise exits.NoStore(f"there is no store in {place}; --store names another")
-    with opened(store, codec) as memory, progress("Verifying", "versions") as advance:
+    with opened(store, codec, must_exist=True) as memory, progress("Verifying", "versions") as advance:
         report = memory.verify(texts=texts, progress=advance)
     if as_json:
         print_json({**dataclasses.asdict(report), "sound": report.sound})
@@ -89,7 +89,7 @@ def verify(
 @stores.command(rich_help_panel=PANEL, epilog=examples("rebuild", "rebuild --store ./agent-memory --json"))
 def rebuild(store: StoreOption = None, codec: StoreCodecOption = None, as_json: JsonOption = False) -> None:
     """Make a store's vector index anew from its records."""
-    with opened(store, codec) as memory, progress("Indexing", "vectors") as advance:
+    with opened(store, codec, must_exist=True) as memory, progress("Indexing", "vectors") as advance:
         n = memory.rebuild(advance)
     if as_json:
         print_json({"vectors": n})
@@ -105,13 +105,25 @@ def export(
     store: StoreOption = None,
     scope: ScopeOption = "default",
     codec: StoreCodecOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a scope with its history to a file that `import` reads, here or elsewhere.
 
     Whoever has the file can read it, an encrypted scope's too.
     """
+    if file.is_dir():
+        raise InvalidArgument(f"{file} is a folder; name a file in it, such as {file / 'scope.jsonl'}")
+    if isinstance(place := location(store), Path) and place.resolve() in file.resolve().parents:
+        raise InvalidArgument(f"{file} lies in the folder of the store; choose a file elsewhere")
+    if file.is_file() and not force:
+        raise InvalidArgument(f"{file} is there already; choose another file, or replace it with --force")
     with opened(store, codec, read_only=True) as memory, waiting("Exporting"):
+        if scope not in memory.scopes():
+            raise exits.NoScope(
+                f"scope {scope!r} of {place} holds no memory, and no file was written; `nextmem list --scopes` shows "
+                "what is there"
+            )
         n = memory.scope(scope).export(file)
     if as_json:
         print_json({"versions": n, "file": str(file), "scope": scope})
@@ -133,6 +145,8 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Add an exported file to a scope, all or nothing."""
+    if not file.exists() or file.is_dir():
+        raise DataError(f"{file} is no file; nothing was imported")
     with opened(store, codec) as memory, waiting("Importing"):
         n = memory.scope(scope).import_(file, skip_existing=skip_existing)
     if as_json:
@@ -165,11 +179,15 @@ def migrate(
     Run again after an interruption, it goes on where it was. What does not come back exactly is not migrated but
     listed (exit code 4).
     """
-    if location(target) == location(store):
+    place, new_place = (
+        where.resolve() if isinstance(where, Path) else where for where in (location(store), location(target))
+    )
+    if place == new_place:
         raise InvalidArgument("a memory cannot be migrated into itself; name another folder")
+    fresh = dry_run and isinstance(new_place, Path) and not is_store(new_place)
     with (
         opened(store, codec, read_only=True) as source,
-        opened(target, to_codec) as new,
+        opened(":memory:" if fresh else target, to_codec) as new,
         progress("Migrating", "versions") as advance,
     ):
         done = source.migrate_to(new, dry_run=dry_run, progress=advance)

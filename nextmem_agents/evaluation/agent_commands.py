@@ -28,8 +28,8 @@ ReaderName = Annotated[
     str,
     typer.Option(
         "--reader",
-        help="extractive, codec, transformers:FOLDER, langchain:PACKAGE:CLASS, langchain:PROVIDER:MODEL, "
-        "llama-index:PACKAGE:CLASS, or http://HOST:PORT/v1.",
+        help="extractive, codec, transformers:FOLDER, langchain:PROVIDER:MODEL, or langchain: or llama-index: "
+        "followed by MODULE:CLASS, or http://HOST:PORT/v1.",
     ),
 ]
 ReaderOptions = Annotated[

@@ -77,7 +77,7 @@ def _writes(write: Read) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
             body = json.loads(await request.body())
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or request.headers.get("content-type") != "application/json":
             return JSONResponse({"error": "A change is asked for in a JSON object."}, 400)
@@ -211,6 +211,7 @@ def _text(asked: Any, name: str) -> str:
 
 def _number(asked: Any, name: str, default: int, most: int, least: int = 1) -> int:
     value = asked.get(name, str(default))
-    if not value.isascii() or not value.isdigit() or not least <= int(value[:20]) <= most:
+    digits = value.lstrip("0") or "0"
+    if not (value.isascii() and value.isdigit()) or len(digits) > 20 or not least <= int(digits) <= most:
         raise InvalidArgument(f"{name} is a whole number from {least} to {most}, not {value[:80]!r}")
-    return int(value)
+    return int(digits)

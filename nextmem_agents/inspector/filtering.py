@@ -22,7 +22,7 @@ def parse_filter(text: str) -> dict[str, dict[str, Any]] | None:
     alternatives: ``a|b``.
 
     Raises:
-        InvalidArgument: a condition is malformed; it says which.
+        InvalidArgument: a condition is malformed, or two of one field and operator differ; it says which.
 
     Examples:
         >>> parse_filter('role=user year>=2020 place!="New York"')
@@ -44,15 +44,20 @@ def parse_filter(text: str) -> dict[str, dict[str, Any]] | None:
                 'and quotes around a value with spaces: place="New York"'
             )
         field, operator, written = match.groups()
+        name, value = _OPERATORS[operator], _value(field, written)
         if operator == "=" and "|" in written and not written.startswith('"'):
-            where.setdefault(field, {})["$in"] = [_value(field, each) for each in written.split("|")]
-        else:
-            where.setdefault(field, {})[_OPERATORS[operator]] = _value(field, written)
+            name, value = "$in", [_value(field, each) for each in written.split("|")]
+        conditions = where.setdefault(field, {})
+        if name in conditions and conditions[name] != value:
+            raise InvalidArgument(
+                f"{field}{operator} stands there twice, with different values; for any of several write {field}=a|b"
+            )
+        conditions[name] = value
         position = match.end()
     return where or None
 
 
-def _value(field: str, written: str) -> str | int | float | bool:
+def _value(field: str, written: str) -> Any:
     if written.startswith('"'):
         try:
             return str(json.loads(written))

@@ -71,7 +71,7 @@ class Scope(Remembering, Recalling):
     def export(self, path: str | Path) -> int:
         """Write the scope with its history to a file (JSON lines, checksummed); returns how many versions.
 
-        The file is readable by whoever has it, an encrypted scope's too.
+        The file is readable by whoever has it, an encrypted scope's too. One that is there already is replaced.
 
         Raises:
             DataError: the file cannot be written.

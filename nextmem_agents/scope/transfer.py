@@ -70,11 +70,16 @@ def export_scope(
 ) -> int:
     """Write all versions of a scope to a file, which appears only when it is whole; returns how many.
 
+    A file that is there already is replaced, where a link points to too. A pipe or device is written into.
+
     Raises:
         DataError: the file cannot be written.
         PayloadError: a memory is damaged; ``verify`` lists such.
     """
-    fresh = path.with_name(path.name + ".part")
+    replaces = path.is_file() or not path.exists()
+    if replaces:
+        path = Path(os.path.realpath(path))
+    fresh = path.with_name(path.name + ".part") if replaces else path
     checksum = blake2b(digest_size=32)
     n = 0
     try:
@@ -102,12 +107,15 @@ def export_scope(
                 n += 1
             write({"versions": n, "blake2b": checksum.hexdigest()})
             opened.flush()
-            os.fsync(opened.fileno())
-        fresh.replace(path)
+            if replaces:
+                os.fsync(opened.fileno())
+        if replaces:
+            fresh.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        if replaces:
+            fresh.unlink(missing_ok=True)
     return n
 
 

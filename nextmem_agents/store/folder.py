@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextmem_agents.errors import CodecMismatch, InvalidArgument, StoreError
+from nextmem_agents.errors import CodecMismatch, DamagedStore, InvalidArgument, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.chroma import ChromaIndex
 from nextmem_agents.store.clock import Moment, moment
@@ -58,7 +58,12 @@ class Folder:
         if path is not None:
             _prepare(path, read_only)
             file = path / "records.sqlite3"
-            inspect(file)  # before the lock: a refusal must not leave a trace
+            # Before the lock: a refusal must not leave a trace. The index is made after the records, never without.
+            if not inspect(file) and (path / "chroma" / "chroma.sqlite3").exists():
+                raise DamagedStore(
+                    f"{file} is lost or empty, and only the index over it is left; restore the folder from a copy, or "
+                    "delete it to begin anew"
+                )
             if not read_only:
                 self._lock = WriterLock(path)
                 self._lock.acquire()

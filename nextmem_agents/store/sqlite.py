@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextmem_agents.errors import NewerFormat, StoreError
+from nextmem_agents.errors import DamagedStore, NewerFormat, StoreError
 from nextmem_agents.store.halves import to_halves
 
 APPLICATION_ID = 0x4E784D31  # "NxM1"
@@ -184,7 +184,7 @@ class Database:
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
-            raise StoreError(f"{name} cannot be opened: {error}") from error
+            raise _failure(f"{name} cannot be opened: {error}", error) from error
         return cls(connection, path)
 
     @contextmanager
@@ -207,7 +207,7 @@ class Database:
                 raise
         except sqlite3.Error as error:
             action = "write; nothing of it was kept" if write else "read"
-            raise StoreError(f"{self.path or ':memory:'} failed to {action}: {error}") from error
+            raise _failure(f"{self.path or ':memory:'} failed to {action}: {error}", error) from error
 
     def foreign_changes(self) -> int:
         """A number that changes when another connection has written."""
@@ -263,7 +263,7 @@ class Database:
             rows = self._connection.execute("PRAGMA integrity_check").fetchall()
             strays = self._connection.execute("PRAGMA foreign_key_check").fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path or ':memory:'} is damaged: {error}") from error
+            raise DamagedStore(f"{self.path or ':memory:'} is damaged: {error}") from error
         found = [] if rows == [("ok",)] else [str(row[0]) for row in rows]
         return found + [f"a row of {table} has lost its memory" for table, *_ in strays]
 
@@ -291,7 +291,8 @@ def inspect(path: Path) -> bool:
             written = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.Error as error:
-        raise StoreError(f"{path} is damaged or cannot be read, and was left as it is: {error}") from error
+        message = f"{path} is damaged or cannot be read, and was left as it is: {error}"
+        raise _failure(message, error) from error
     if application != APPLICATION_ID and tables:
         raise StoreError(f"{path} is a database of another program; choose another folder")
     if written > FORMAT:
@@ -300,6 +301,11 @@ def inspect(path: Path) -> bool:
             "The file was left untouched"
         )
     return bool(tables)
+
+
+def _failure(message: str, error: sqlite3.Error) -> StoreError:
+    # SQLite's codes for a malformed file, and only those, arrive as this very class.
+    return DamagedStore(message) if type(error) is sqlite3.DatabaseError else StoreError(message)
 
 
 def _connect(path: Path | None, read_only: bool) -> sqlite3.Connection:

@@ -78,6 +78,13 @@ def test_erase_prints_its_receipt(works: Run, home: Path) -> None:
     assert [row["scope"] for row in works("list", "--scopes", "--json").rows] == ["bob"]
 
 
+def test_an_encrypted_scope_that_holds_nothing_has_a_key_to_erase(works: Run) -> None:
+    pytest.importorskip("cryptography", reason="needs the encryption extra")
+    works("remember", "A secret.", "--id", "one", "-s", "alice", "--encrypted")
+    works("forget", "one", "-s", "alice", "--yes")
+    assert works("erase", "--scope", "alice", "--yes", "--json").json["key_erased"] is True
+
+
 @covers(SUCCESS, "erase")
 def test_erase_asks_first(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("erase", "--scope", "alice").code == 2  # nobody can be asked
@@ -95,6 +102,13 @@ def test_erase_asks_first(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch)
     assert "proven: none of their bytes is left" in done.out
     assert len(asked) == 2
     assert "alice" in asked[0]
+
+
+def test_an_id_moves_no_terminal(works: Run) -> None:
+    id_ = "\x1b]0;owned\x07one"
+    said = works("remember", "A text.", "--id", id_).out + works("list").out + works("recall", "text").out
+    assert "\x1b]" not in said + works("show", id_).out
+    assert said.count("owned") == 3
 
 
 def test_the_id_of_one_text_replaces_with_history(works: Run) -> None:

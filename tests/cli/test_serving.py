@@ -28,6 +28,8 @@ def test_mcp_prints_what_a_client_is_configured_with(works: Run, home: Path) -> 
     assert entry["args"][-7:-4] == ["--store", str(home), "--scope"]
     assert entry["args"][-4] == "alice"
     assert entry["args"][-1] == "--read-only"
+    relative = works("mcp", "--store", "home", "--json").json["mcpServers"]["nextmem"]
+    assert relative["args"][relative["args"].index("--store") + 1] == str(home)
     http = works("mcp", "--transport", "http", "--port", "9000", "--json").json["mcpServers"]["nextmem"]
     assert http == {"type": "http", "url": "http://127.0.0.1:9000/mcp"}
 

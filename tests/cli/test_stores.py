@@ -45,11 +45,26 @@ def test_damage_is_named_and_has_its_exit_code(run: Run, home: Path) -> None:
     assert run("show", "lisbon", "-s", "alice").code == 4
 
 
+@pytest.mark.parametrize("command", ["verify", "list", "remember more"])
+def test_records_that_are_lost_or_malformed_are_damage_and_nothing_is_mended(
+    run: Run, home: Path, command: str
+) -> None:
+    records = home / "records.sqlite3"
+    assert (home / "chroma" / "chroma.sqlite3").exists()
+    for damage in (records.unlink, records.touch, lambda: records.write_bytes(b"not a database" * 99)):
+        damage()
+        before = {file: file.read_bytes() for file in home.rglob("*") if file.is_file()}
+        ended = run(*command.split())
+        assert ended.code == 4, ended.err
+        assert "records.sqlite3 is" in ended.err
+        assert {file: file.read_bytes() for file in home.rglob("*") if file.is_file()} == before
+
+
 @covers(SUCCESS, "export", "import")
 @covers(JSON, "export", "import")
 def test_a_scope_travels_as_a_file(works: Run, home: Path, tmp_path: Path) -> None:
     assert works("export", "a.jsonl", "-s", "alice").out == "3 versions written to a.jsonl\n"
-    assert works("export", "a.jsonl", "-s", "alice", "--json").json == {
+    assert works("export", "a.jsonl", "-s", "alice", "--force", "--json").json == {
         "versions": 3, "file": "a.jsonl", "scope": "alice",
     }  # fmt: skip
     assert works("import", "a.jsonl", "-s", "new", "--store", "elsewhere").out.startswith(
@@ -65,6 +80,19 @@ def test_a_scope_travels_as_a_file(works: Run, home: Path, tmp_path: Path) -> No
     )
 
 
+def test_an_export_replaces_nothing_unasked(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "backup.jsonl").write_text("a backup")
+    there = run("export", "backup.jsonl", "-s", "alice")
+    assert (there.code, "is there already" in there.err) == (2, True)
+    for place in (home / "records.sqlite3", home / "new.jsonl", tmp_path):
+        assert run("export", place, "-s", "alice", "--force").code == 2
+    mistyped = run("export", "backup.jsonl", "-s", "alcie", "--force")
+    assert (mistyped.code, "holds no memory" in mistyped.err) == (3, True)
+    assert (tmp_path / "backup.jsonl").read_text() == "a backup"
+    assert not (home / "new.jsonl").exists()
+    assert run("list", "-s", "alice").code == 0
+
+
 @covers(SUCCESS, "migrate")
 @covers(JSON, "migrate")
 def test_migrate_writes_another_codecs_store(
@@ -74,6 +102,7 @@ def test_migrate_writes_another_codecs_store(
     LatentCodec.load(codec.folder or "mini", levels=4).save_pretrained(other)
     tried = works("migrate", "new", "--to-codec", other, "--dry-run").out
     assert tried == "4 versions would be migrated, 0 were there before\n"
+    assert not (tmp_path / "new").exists()
     done = works("migrate", "new", "--to-codec", other, "--json").json
     assert (done["migrated"], done["damaged"]) == (4, [])
     with NextMem.open("new", codec=other) as memory:

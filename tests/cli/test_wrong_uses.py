@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nextmem_agents import NextMem, StoreLocked
+from nextmem_agents import InvalidArgument, NextMem, StoreLocked
 from nextmem_agents.cli import exits, options
 from tests.cli.conftest import Run
 from tests.cli.covering import WRONG, covers
@@ -26,6 +26,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("remember a b --id one", 2, "--id is for one text"),
     ("remember a --metadata year", 2, "--metadata takes KEY=VALUE"),
     ("remember a --ttl soon", 2, "such as 7d"),
+    ("remember a --ttl 99999999999999d", 2, "too long"),
     ("remember a --occurred-at yesterday", 2, "ISO 8601"),
     ("remember a --importance 2", 2, "importance"),
     ("recall question", 3, "there is no store in"),
@@ -35,22 +36,28 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("recall - --store {home}", 2, "empty"),
     ("ask", 2, "question"),
     ("ask question --store {home} --mode guess", 2, "mode"),
+    ("list --store=", 2, "it is empty"),
     ("list --store nowhere", 3, "there is no store in nowhere"),
     ("list --store {home} --after nothing", 3, "'nothing'"),
     ("show nothing --store {home}", 3, "no memory 'nothing'"),
     ("forget", 2, "give ids, or --where"),
     ("forget ferry --store {home} -s alice", 2, "--yes"),
     ("forget nothing --store {home} --yes", 3, "'nothing'"),
+    ("forget nothing --store nowhere --yes", 3, "there is no store"),
     ("erase --yes", 2, "--scope"),
+    ("erase --scope alice --store nowhere --yes", 3, "there is no store"),
+    ("erase --scope alcie --store {home} --yes --json", 3, "there is no scope 'alcie'"),
     ("stats --store nowhere", 3, "there is no store"),
     ("stats --store http://127.0.0.1:1", 1, "127.0.0.1:1"),
     ("verify --store nowhere", 3, "there is no store"),
-    ("rebuild --codec nonsense", 1, "there is no codec 'nonsense'"),
+    ("rebuild --store nowhere", 3, "there is no store"),
+    ("rebuild --store {home} --codec nonsense", 1, "there is no codec 'nonsense'"),
     ("export", 2, "file"),
     ("export a.jsonl --store nowhere", 3, "there is no store"),
-    ("import missing.jsonl", 1, "missing.jsonl"),
+    ("import missing.jsonl --store nowhere", 1, "missing.jsonl"),
     ("migrate new", 2, "--to-codec"),
     ("migrate {home} --store {home} --to-codec mini", 2, "migrated into itself"),
+    ("migrate {home}/../home --store {home} --to-codec mini", 2, "migrated into itself"),
     ("encode missing.txt", 1, "missing.txt"),
     ("encode {text} --workers 0", 2, "workers"),
     ("encode {text} --ray", 2, "--ray writes to a Chroma server"),
@@ -81,8 +88,10 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("bench --codec nonsense", 1, "there is no codec 'nonsense'"),
     ("doctor --texts --store", 2, "--store"),
     ("inspect --port 70000", 2, "port"),
+    ("inspect --store nowhere", 3, "there is no store"),
     ("inspect --store nowhere --read-only", 3, "there is no store"),
     ("mcp --transport pigeon", 2, "transport"),
+    ("mcp --transport http --port 0 --json", 2, "--port"),
     ("mcp --store nowhere --read-only", 3, "there is no store"),
     ("dance", 2, "dance"),
 ]
@@ -109,12 +118,25 @@ def test_a_wrong_use(run: Run, readable: dict[str, str], typed: str, code: int, 
     assert ended.code == code, ended.err
     assert message in " ".join(ended.err.split())
     assert not ended.out
+    assert not Path("nowhere").exists()
 
 
-def test_a_script_gets_the_error_as_json(run: Run) -> None:
-    ended = run("list", "--json")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["list"], 3),
+        (["list", "--limit", "none"], 2),
+        (["recall"], 2),
+        (["dance"], 2),
+        (["recall", "-", "--store", "{home}"], 2),
+    ],
+)
+def test_a_script_gets_the_error_as_json(
+    run: Run, readable: dict[str, str], words: list[str], code: int
+) -> None:
+    ended = run(*[word.format(**readable) for word in words], "--json")
     assert set(json.loads(ended.err)) == {"error", "message"}
-    assert (ended.code, ended.out) == (3, "")
+    assert (ended.code, ended.out) == (code, "")
 
 
 def test_only_debug_shows_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +179,26 @@ def test_an_interruption_and_a_closed_pipe_are_quiet(monkeypatch: pytest.MonkeyP
         assert process.wait(30) == 0
 
 
+def test_a_closed_pipe_is_the_end_of_the_command_itself(readable: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "nextmem_agents.cli", "list", "-s", "alice", "--store", readable["home"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_an_interruption_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nextmem_agents.cli.stores.opened", interrupted)
+    assert run("stats").err == "nextmem: interrupted\n"
+    ended = run("stats", "--json")
+    assert (ended.code, json.loads(ended.err)["error"]) == (130, "KeyboardInterrupt")
+
+
 def test_the_server_settings_come_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEXTMEM_HEADERS", "Bearer x")
     ended = run("stats", "--store", "http://127.0.0.1:1")
@@ -168,6 +210,26 @@ def test_values_are_read_as_json_where_they_are_json() -> None:
     given = ["a=1", "b=true", "c=1.5", "d=plain", 'e={"$in": [1, 2]}', "f=null", "g=a=b"]
     found = options.pairs("--where", given)
     assert found == {"a": 1, "b": True, "c": 1.5, "d": "plain", "e": {"$in": [1, 2]}, "f": "null", "g": "a=b"}
+
+
+def test_fields_that_are_words_are_read_as_words(run: Run) -> None:
+    assert options.pairs("--where", ["session=123", "year=123"]) == {"session": "123", "year": 123}
+    assert options.pairs("--where", ['session={"$ne": "s"}']) == {"session": {"$ne": "s"}}
+    run("remember", "a", "--session", "123")
+    assert run("list", "--where", "session=123").out
+
+
+def test_lines_end_where_a_file_ends_them(run: Run) -> None:
+    run("remember", "-", "--lines", stdin="one\u2028more\x0b\r\n\ntwo\n")
+    assert [row["text"] for row in map(json.loads, run("list", "--json").out.splitlines())] == [
+        "one\u2028more\x0b", "two",
+    ]  # fmt: skip
+
+
+def test_a_closed_standard_input_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidArgument, match="closed"):
+        options.texts_of(["-"], False)
 
 
 def test_the_command_runs_as_a_module_and_completes_itself(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_large_integers_stay_exact(own: NextMem) -> None:
         ("memories", {}, 400),
         ("memories", {"scope": "alice", "limit": "0"}, 400),
         ("memories", {"scope": "alice", "limit": str(MAX_PAGE + 1)}, 400),
+        ("memories", {"scope": "alice", "limit": "0" * 30 + str(MAX_PAGE + 1)}, 400),
+        ("memories", {"scope": "alice", "limit": "0" * 5000 + "x"}, 400),
         ("memories", {"scope": "alice", "limit": "٣"}, 400),
         ("memories", {"scope": "alice", "filter": "role user"}, 400),
         ("memories", {"scope": "alice", "after": "nobody"}, 404),
@@ -163,7 +165,7 @@ def test_a_read_only_memory_says_so(tmp_path: Path, codec: LatentCodec) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"null", b"{", b'{"scope": 1}', b"scope=alice&confirm=alice"]
+    "content", [b"", b"[]", b"null", b"{", b'{"scope": 1}', b"scope=alice&confirm=alice", b"[" * 60_000]
 )
 def test_a_write_is_one_json_object(own: NextMem, content: bytes) -> None:
     client = client_of(own, origin=BASE, **{"content-type": "application/json"})

@@ -58,6 +58,14 @@ def test_what_is_no_condition_is_refused(typed: str) -> None:
         parse_filter(typed)
 
 
+@pytest.mark.parametrize("typed", ["year!=2020 year!=2021", "role=a role=b", "role=a|b role=c|d"])
+def test_no_condition_is_forgotten_for_a_later_one(typed: str) -> None:
+    with pytest.raises(InvalidArgument, match="twice"):
+        parse_filter(typed)
+    once = typed.split()[0]
+    assert parse_filter(f"{once} {once}") == parse_filter(once)
+
+
 @given(st.text(max_size=40))
 def test_no_other_error_is_ever_raised(typed: str) -> None:
     with suppress(InvalidArgument):

@@ -6,10 +6,18 @@ import re
 from typing import Any
 
 import pytest
+from llama_index.core import get_response_synthesizer
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.query_engine import RetrieverQueryEngine
 
-from llama_index_nextmem import NextMemMemory, NextMemMemoryBlock, NextMemQueryEngine
+from llama_index_nextmem import (
+    NextMemMemory,
+    NextMemMemoryBlock,
+    NextMemQueryEngine,
+    NextMemRetriever,
+    QuotingPostprocessor,
+)
 from nextmem_agents import NextMem, Scope
 from nextmem_agents.recall.rendering import HEADING
 from tests.injections import ATTEMPTS, check_quoted
@@ -61,6 +69,19 @@ async def test_the_chat_memory(attacked: Scope) -> None:
     )
     assert found
     check_quoted(found[1], N)
+
+
+def test_the_postprocessor(attacked: Scope) -> None:
+    llm = LargeLLM(lines=["Under the mat."])
+    RetrieverQueryEngine(
+        NextMemRetriever(attacked, k=N),
+        get_response_synthesizer(llm=llm),
+        node_postprocessors=[QuotingPostprocessor()],
+    ).query(QUESTION)
+    body = llm.prompts[0][1].content or ""
+    body = body[body.index(HEADING) : body.index("\n---------------------\nGiven")]
+    block = "\n".join([HEADING, *(part.removeprefix("\n").rstrip("\n") for part in body.split(HEADING)[1:])])
+    check_quoted(block, N)
 
 
 def test_the_synthesizer(attacked: Scope) -> None:

@@ -156,3 +156,13 @@ def test_settings_are_checked_when_it_is_made_and_when_it_is_asked(alice: Scope,
         False,
     )
     assert llm.metadata.context_window == alice.codec.reader.model.config.max_position_embeddings
+
+
+def test_an_unknown_setting_is_refused_and_a_saved_llm_wants_its_scope_again(alice: Scope) -> None:
+    with pytest.raises(InvalidArgument, match="takes no 'max_tokens'"):
+        NextMemLLM(alice, max_tokens=5)
+    saved = NextMemLLM(alice, max_new_tokens=7).to_dict()
+    with pytest.raises(InvalidArgument, match="pass the scope again"):
+        NextMemLLM.from_dict(saved)
+    again = NextMemLLM.from_dict(saved, memory=alice)
+    assert (again.scope, again.max_new_tokens) == (alice, 7)

@@ -177,3 +177,11 @@ async def test_it_can_be_made_by_name_alone_and_a_misspelt_argument_is_refused(
             NextMemMemoryBlock(momory=store)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="user_id"):
             NextMemMemory.from_defaults(user_id="alice")
+
+
+def test_a_block_that_was_saved_comes_back_over_its_own_scope_or_not_at_all(alice: Scope) -> None:
+    saved = NextMemMemoryBlock(memory=alice, k=3).model_dump()
+    assert saved["memory"] == "alice"
+    with pytest.raises(ValidationError, match="pass the scope 'alice' again"):
+        NextMemMemoryBlock(**saved)
+    assert NextMemMemoryBlock(**{**saved, "memory": alice}).k == 3

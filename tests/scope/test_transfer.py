@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,26 @@ def test_words_and_repeats_are_known_whatever_is_encrypted(
     if not after:
         assert [hit.id for hit in scope.recall("Ann", ranking="lexical")] == ["x"]
     assert [bool(record.terms) for record in other._store.dump("b")] == [not after]
+
+
+def test_an_export_goes_through_a_link_and_into_a_pipe(fake: NextMem, tmp_path: Path) -> None:
+    scope = fake.scope("a")
+    scope.remember("Lisbon", id="x")
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "there.jsonl")
+    assert scope.export(link) == 1
+    assert link.is_symlink()
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert scope.export(pipe) == 1
+        assert (
+            os.read(end, 1 << 16).splitlines()[1:-1]
+            == ((tmp_path / "there.jsonl").read_bytes().splitlines()[1:-1])
+        )
+    finally:
+        os.close(end)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", None, 5, "\ud800"])
