@@ -97,10 +97,11 @@ class CodecTokenizer:
         Raises:
             InvalidArgument: a text is no string or has lone surrogates, which no encoding can keep.
         """
+        texts = list(texts)
         for text in texts:
             check_text(text)
         tokenizer = self._parsing if parse_special_tokens else self.tokenizer
-        return [item.ids for item in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [item.ids for item in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     @cached_property
     def _parsing(self) -> Tokenizer:

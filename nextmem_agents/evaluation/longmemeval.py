@@ -80,7 +80,7 @@ def score(query: Query, reply: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Listed:
+class ListedSession:
     """A session as a file lists it."""
 
     name: str | None
@@ -113,7 +113,7 @@ def _history(item: Any, where: str) -> History:
         raise DataError(f"{where}.question_type: {kind!r} is none of {', '.join(TYPES)}")
     dated: list[tuple[datetime, Session]] = []
     marked: list[str] = []
-    for i, listed in enumerate(_sessions(item, where)):
+    for i, listed in enumerate(listed_sessions(item, where)):
         name = listed.name or f"session-{i + 1:03d}"
         # A haystack may hold a session twice.
         if any(name == session.name for _, session in dated):
@@ -145,7 +145,12 @@ def _history(item: Any, where: str) -> History:
     return History(id_, tuple(sessions), (query,))
 
 
-def _sessions(item: dict[str, Any], where: str) -> Iterator[_Listed]:
+def listed_sessions(item: dict[str, Any], where: str) -> Iterator[ListedSession]:
+    """The sessions of an item, as published (``haystack_sessions``) or as the mirror has them (``sessions``).
+
+    Raises:
+        DataError: it has neither, or they are malformed.
+    """
     if "haystack_sessions" in item:
         lists = [item.get(f"haystack_{name}") for name in ("session_ids", "dates", "sessions")]
         if not all(isinstance(each, list) for each in lists) or len({len(each or ()) for each in lists}) != 1:
@@ -153,7 +158,7 @@ def _sessions(item: dict[str, Any], where: str) -> Iterator[_Listed]:
                 f"{where}: haystack_session_ids, haystack_dates and haystack_sessions must be lists of one length"
             )
         for name, date, turns in zip(*(each or () for each in lists), strict=True):
-            yield _Listed(name, str(date), turns if isinstance(turns, list) else [])
+            yield ListedSession(name, str(date), turns if isinstance(turns, list) else [])
         return
     found = item.get("sessions")
     if not isinstance(found, list):
@@ -161,16 +166,17 @@ def _sessions(item: dict[str, Any], where: str) -> Iterator[_Listed]:
     for i, each in enumerate(found):
         if not isinstance(each, dict) or not isinstance(each.get("turns"), list):
             raise DataError(f"{where}.sessions[{i}]: no turns; a file of snippets holds no histories to read")
-        yield _Listed(each.get("session_id"), str(each.get("date")), each["turns"])
+        yield ListedSession(each.get("session_id"), str(each.get("date")), each["turns"])
 
 
-def _turns(session: str, listed: _Listed) -> Iterator[Turn]:
+def _turns(session: str, listed: ListedSession) -> Iterator[Turn]:
     for i, turn in enumerate(listed.turns):
-        if text := _content(turn):
+        if text := content_of(turn):
             yield Turn(f"{session}:{i}", str(turn.get("role", "user")), text)
 
 
-def _content(turn: Any) -> str:
+def content_of(turn: Any) -> str:
+    """What a turn says; empty where it says nothing."""
     content = turn.get("content") if isinstance(turn, dict) else None
     return content.strip() if isinstance(content, str) else ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DataError
 from nextmem_agents.evaluation.locomo import load_locomo
+from nextmem_agents.evaluation.longmemeval import ListedSession, content_of, listed_sessions
 from nextmem_agents.text_files import open_text
 from nextmem_agents.training.corpus import read_texts
 
@@ -83,10 +84,9 @@ def texts_of(path: Path) -> Iterator[str]:
     elif "context" in first:
         for item in data:
             yield from ("".join(body) if isinstance(body, list) else body for _, body in item["context"])
-    elif "sessions" in first:
-        for item in data:
-            for session in item["sessions"]:
-                yield from (turn["content"] for turn in session["turns"] if turn["content"])
+    elif _is_longmemeval(first):
+        for session in _longmemeval_sessions(path, data):
+            yield from (text for turn in session.turns if (text := content_of(turn)))
     else:
         raise DataError(
             f"{path}: neither LoCoMo, LongMemEval, SQuAD, HotpotQA nor RACE; or give a .txt or .jsonl file"
@@ -106,12 +106,21 @@ def stretches_of(path: Path) -> Iterator[str]:
                 for session in conversation.sessions:
                     yield "\n".join(f"{turn.speaker}: {turn.text}" for turn in session.turns if turn.text)
             return
-        if "sessions" in first:
-            for item in data:
-                for session in item["sessions"]:
-                    yield "\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in session["turns"])
+        if _is_longmemeval(first):
+            for listed in _longmemeval_sessions(path, data):
+                said = [(turn, text) for turn in listed.turns if (text := content_of(turn))]
+                yield "\n".join(f"{str(turn.get('role', 'user')).title()}: {text}" for turn, text in said)
             return
     yield from texts_of(path)
+
+
+def _is_longmemeval(first: Mapping[str, Any]) -> bool:
+    return "sessions" in first or "haystack_sessions" in first
+
+
+def _longmemeval_sessions(path: Path, data: Sequence[Any]) -> Iterator[ListedSession]:
+    for i, item in enumerate(data):
+        yield from listed_sessions(item, f"{path}[{i}]")
 
 
 def of_length(codec: LatentCodec, texts: Iterable[str], low: int, high: int, limit: int) -> list[str]:

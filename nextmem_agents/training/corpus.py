@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import random
 import re
 import shutil
@@ -51,6 +52,13 @@ def read_records(path: Path) -> Iterator[list[str]]:
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    try:
+        yield from _records(path)
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _records(path: Path) -> Iterator[list[str]]:
     if path.suffix in (".txt", ".md"):
         parts = (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n"))
         yield from ([part] for part in parts if part)
@@ -62,6 +70,8 @@ def read_records(path: Path) -> Iterator[list[str]]:
             try:
                 record = json.loads(line)
                 text = record["text"] if "text" in record else record["question"]
+                if not isinstance(text, str):
+                    raise TypeError
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f'{path}, line {number}: not a JSON object with "text" or "question"'

@@ -9,6 +9,7 @@ good a backbone for ``nextmem train stage-1`` as Qwen3-8B's.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -194,8 +195,9 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 @torch.inference_mode()
 def held_out_loss(module: LanguageModel, run: Path, config: LanguageModelConfig) -> float | None:
     """Mean loss in nats per token of held-out documents, each cut to the window."""
-    texts = held_out_texts(run / CORPUS)[: config.evaluate_texts]
-    rows = CodecTokenizer.load(run / CORPUS).encode(texts)
+    texts = held_out_texts(run / CORPUS)
+    random.Random(0).shuffle(texts)  # they stand by source
+    rows = CodecTokenizer.load(run / CORPUS).encode(texts[: config.evaluate_texts])
     module.model.eval()
     total, count = 0.0, 0
     for row in rows:

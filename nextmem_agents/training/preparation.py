@@ -14,7 +14,7 @@ from typing import Any
 from nextmem_agents.errors import DataError
 from nextmem_agents.text_files import open_text
 from nextmem_agents.training.duplicates import Duplicates, Overlap, words_of
-from nextmem_agents.training.raw_texts import ENDINGS, RawText, raw_texts
+from nextmem_agents.training.raw_texts import ENDINGS, RawText, normalised, raw_texts
 
 MAX_CHARACTERS = 2000
 """Longer texts are split, so that one sentence of an evaluation set does not cost a whole book."""
@@ -186,7 +186,7 @@ def evaluation_strings(path: Path) -> Iterator[str]:
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield value
+        yield normalised(value)
     elif isinstance(value, dict):
         for item in value.values():
             yield from _strings(item)

@@ -21,7 +21,9 @@ _SPEAKER = re.compile(r"^[\w .'-]{1,30}: \S")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufeff]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _NAMES = ("role", "speaker", "name", "from", "author", "user")
-_CONTENTS = ("content", "text", "value", "message")
+_SPEAKING = ("role", "speaker", "from")
+_CONTENTS = ("text", "content", "value", "message")
+_CONVERSATION = ("conversation_id", "dialogue_id", "dialog_id", "thread_id", "session_id")
 _NESTED = ("messages", "turns", "conversation", "conversations", "dialogue", "dialog", "sessions", "data")
 
 
@@ -116,6 +118,7 @@ def _block(lines: list[str]) -> RawText:
 
 def _json_lines(path: Path) -> Iterator[RawText]:
     turns: list[str] = []
+    conversation: Any = None  # whose turns they are
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -125,6 +128,11 @@ def _json_lines(path: Path) -> Iterator[RawText]:
         except ValueError as error:
             raise DataError(f"{where}: no JSON: {error}") from error
         if _is_message(value):
+            among = next((value[k] for k in _CONVERSATION if k in value), None)
+            if turns and among != conversation:
+                yield RawText("\n".join(turns), "dialogue")
+                turns = []
+            conversation = among
             turns += _turn(value, where)
             continue
         if turns:
@@ -159,7 +167,9 @@ def _of_value(value: Any, where: str) -> Iterator[RawText]:
 def _is_message(value: Any) -> bool:
     if not isinstance(value, dict) or "messages" in value:
         return False
-    return any(isinstance(value.get(k), str) for k in _NAMES) and any(k in value for k in _CONTENTS)
+    # A document has a "text" and may have an author, too; who says something is a role, and what is said a content.
+    said = _CONTENTS if any(isinstance(value.get(k), str) for k in _SPEAKING) else _CONTENTS[1:]
+    return any(isinstance(value.get(k), str) for k in _NAMES) and any(k in value for k in said)
 
 
 def _turn(message: dict[str, Any], where: str) -> list[str]:

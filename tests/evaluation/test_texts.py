@@ -109,3 +109,15 @@ def test_a_sample_is_the_same_at_every_call_and_from_all_over(codec: LatentCodec
     assert sample == domain.of(codec, "whole", 20)
     assert set(sample) - set(domain.texts[:100])
     assert set(sample) & set(domain.texts[:100])
+
+
+def test_longmemeval_is_read_as_published(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "I moved to Lisbon."}, {"role": "assistant", "content": "Nice!"}]
+    item = {
+        "haystack_session_ids": ["a"],
+        "haystack_dates": ["2023/05/21 (Sun) 08:00"],
+        "haystack_sessions": [turns],
+    }
+    (tmp_path / "longmemeval.json").write_text(json.dumps([item]))
+    assert [*texts_of(tmp_path / "longmemeval.json")] == ["I moved to Lisbon.", "Nice!"]
+    assert [*stretches_of(tmp_path / "longmemeval.json")] == ["User: I moved to Lisbon.\nAssistant: Nice!"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from nextmem_agents import DataError
 from nextmem_agents.training.config import ScratchConfig
-from nextmem_agents.training.corpus import FrameSampler, prepare, read_texts
+from nextmem_agents.training.corpus import FrameSampler, prepare, read_records, read_texts
 
 
 def test_frames_are_full_reproducible_and_different_by_rank(
@@ -53,3 +54,17 @@ def test_a_missing_or_unknown_file_is_a_clear_error(tmp_path: Path, name: str) -
     (tmp_path / "there.pdf").write_text("x")
     with pytest.raises(DataError, match=name):
         list(read_texts(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.jsonl.xz", lzma.compress(b'{"text": "x"}\n' * 999)[:-40]),
+        ("latin.txt", b"caf\xe9"),
+        ("none.jsonl", b'{"text": null}'),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        list(read_records(tmp_path / name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import lzma
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,28 @@ def test_every_public_source_has_a_licence_and_an_address() -> None:
         assert source["where"].startswith("https://") or "built in" in source["where"]
         assert source["licence"]
         assert "NC" not in source["licence"].split(";")[0]
+
+
+def test_documents_with_an_author_are_no_dialogue_and_conversations_stay_apart(tmp_path: Path) -> None:
+    rows = [
+        {"text": "First line.\nSecond line.", "author": "Jane"},
+        {"text": "Of Paris.", "name": "Paris"},
+        {"role": "user", "content": "Hello.", "conversation_id": 1},
+        {"role": "assistant", "content": "Hi.", "conversation_id": 1},
+        {"role": "user", "content": "Bye.", "conversation_id": 2},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = [(raw.text, raw.kind) for raw in raw_texts(tmp_path / "a.jsonl")]
+    assert found == [
+        ("First line.\nSecond line.", "text"),
+        ("Of Paris.", "text"),
+        ("User: Hello.\nAssistant: Hi.", "dialogue"),
+        ("User: Bye.", "dialogue"),
+    ]
+
+
+def test_evaluation_text_is_known_in_any_normal_form(tmp_path: Path) -> None:
+    text = "Le café près de la forêt est ouvert de midi à minuit sauf le dimanche."
+    decomposed = unicodedata.normalize("NFD", text)
+    (tmp_path / "eval.json").write_text(json.dumps([{"q": decomposed}]))
+    assert text in [*evaluation_strings(tmp_path / "eval.json")]
