@@ -57,6 +57,8 @@ def as_where(filters: MetadataFilters | None, where: Mapping[str, Any] | None = 
 def _flat(filters: MetadataFilters | None) -> Iterator[MetadataFilter]:
     if filters is None:
         return
+    if not isinstance(filters, MetadataFilters):
+        raise InvalidArgument(f"filters are MetadataFilters(filters=[…]), not {filters!r:.80}")
     alone = len(filters.filters) == 1 and filters.condition is not FilterCondition.NOT
     if not alone and filters.condition not in (None, FilterCondition.AND):
         raise InvalidArgument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -14,6 +14,7 @@ from llama_index.core.vector_stores import MetadataFilters
 from llama_index_nextmem.filters import as_where
 from llama_index_nextmem.nodes import as_node
 from llama_index_nextmem.scopes import scope_of
+from nextmem_agents.errors import InvalidArgument
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Ranking, Scope
 from nextmem_agents.scope.options import check_options
@@ -42,7 +43,7 @@ class NextMemRetriever(BaseRetriever):
         verbose: LlamaIndex's own.
 
     Raises:
-        InvalidArgument: a filter that the store does not have, or an unknown option.
+        InvalidArgument: a filter that the store does not have, an unknown option or ranking, or no memory.
 
     Examples:
         >>> from nextmem_agents import NextMem
@@ -65,6 +66,8 @@ class NextMemRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
     ) -> None:
+        if ranking not in get_args(Ranking):
+            raise InvalidArgument(f"ranking is one of {', '.join(get_args(Ranking))}, not {ranking!r:.80}")
         super().__init__(callback_manager=callback_manager, verbose=verbose)
         self.where = as_where(filters, where)
         self.scope = scope_of(memory)

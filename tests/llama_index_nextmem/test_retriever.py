@@ -193,3 +193,11 @@ async def test_32_users_at_once_never_meet(memory: NextMem) -> None:
 
     found = await asyncio.gather(*map(ask, users))
     assert found == [[f"My secret word is number {user[5:]}."] for user in users]
+
+
+@pytest.mark.parametrize(
+    "given", [{"memory": "ann"}, {"filters": []}, {"filters": ["x"]}, {"ranking": "best"}]
+)
+def test_what_is_given_wrongly_is_refused_at_once(alice: Scope, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(given))):
+        NextMemRetriever(**{"memory": alice, **given})
