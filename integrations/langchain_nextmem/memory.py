@@ -115,7 +115,7 @@ class NextMemMemory(BaseMemory):
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         """Remember the input and the reply, in one transaction, and nothing else of the chain's variables.
 
-        An empty one is left out, and what cannot be stored is a warning of the logger ``langchain_nextmem.turns``: a
+        An empty one is left out, and what ``on_remember`` refuses is a warning of ``langchain_nextmem.turns``: a
         chain that has done its work must not fail over it.
 
         Raises:

@@ -202,7 +202,7 @@ class NextMemMiddleware(AgentMiddleware[MemoryState, Any]):
     def after_agent(self, state: MemoryState, runtime: Runtime[Any]) -> None:
         """Remember the user's last message and the final answer, in one transaction; not an empty one.
 
-        What cannot be stored is a warning of the logger ``langchain_nextmem.turns``: the run has its answer.
+        What ``on_remember`` refuses is a warning of the logger ``langchain_nextmem.turns``: the run has its answer.
         """
         messages = state["messages"]
         turn = self._kept(state, "turn")

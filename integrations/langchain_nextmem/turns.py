@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from hashlib import blake2b
 
-from nextmem_agents.errors import MemoryRefused, StoreError
+from nextmem_agents.errors import MemoryRefused
 from nextmem_agents.scope import Scope
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def remember_turn(
 ) -> None:
     """Remember a turn, in one transaction, but for what is blank or what ``on_remember`` refuses.
 
-    Work that is done and paid for must not fail over it: what could not be remembered is a warning of the logger
+    Work that is done and paid for must not fail over a refusal, which is a policy: it is a warning of the logger
     ``langchain_nextmem.turns``, without what was said.
 
     Args:
@@ -27,6 +27,9 @@ def remember_turn(
         turn: roles to what each said.
         session: the conversation.
         ids: roles to the memories' ids, so that the same turn again replaces; by default each is new.
+
+    Raises:
+        StoreError: the turn cannot be written; nothing of it was.
     """
     said = {role: well_formed(text) for role, text in turn.items() if text.strip()}
     roles = list(said)
@@ -44,11 +47,6 @@ def remember_turn(
             return
         for role in roles:
             remember_turn(scope, {role: said[role]}, session, ids)
-    except Exception as error:
-        # Other errors' messages can quote what was said.
-        _log.warning(
-            "a turn was not remembered: %s", error if isinstance(error, StoreError) else type(error).__name__
-        )
 
 
 def turn_ids(thread: str | None, message: str | None, earlier: int) -> dict[str, str] | None:
