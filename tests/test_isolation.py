@@ -41,7 +41,7 @@ READS: dict[str, Callable[[Scope, str, Path], Any]] = {
         scope.import_(path, skip_existing=True),
     )[1],
 }
-OTHERS = {"remember", "forget", "clear", "erase", "import_", "token_counter"}
+OTHERS = {"remember", "expire", "forget", "clear", "erase", "import_", "token_counter"}
 
 
 def test_every_public_method_is_tried_or_named() -> None:

@@ -90,7 +90,7 @@ class Folder:
         """Flush the index and let go of everything."""
         try:
             if self.index is not None:
-                self.index.close()
+                self.index.close(flush=self._is_there())
         finally:
             with self.mutex:
                 try:
@@ -103,11 +103,14 @@ class Folder:
 
     def check_there(self) -> None:
         """Raise ``StoreError`` if the folder was deleted or replaced: what is written now would be lost."""
-        if self.path is not None and _identity(self.path) != self._records:
+        if not self._is_there():
             raise StoreError(
                 f"the store in {self.path} was deleted or replaced while it was open; close every handle of it in "
                 "this process, and open it again"
             )
+
+    def _is_there(self) -> bool:
+        return self.path is None or _identity(self.path) == self._records
 
     def check_codec(self, codec: Codec) -> None:
         """Raise ``CodecMismatch`` unless the folder belongs to this codec."""

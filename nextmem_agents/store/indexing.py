@@ -186,12 +186,16 @@ class Indexer:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def close(self) -> None:
-        """Stop, take what little may be left, and close; the rest stays on the list."""
+    def close(self, flush: bool = True) -> None:
+        """Stop, take what little may be left, and close; the rest stays on the list.
+
+        Args:
+            flush: False where the folder is gone: to write would make it anew.
+        """
         self.stop()
         _running.discard(self)
         with self.work:
-            if self._chroma.durable and not self._ledger.waits(CLOSE_AT):
+            if flush and self._chroma.durable and not self._ledger.waits(CLOSE_AT):
                 self.flush()
             with self._mutex:
                 self._ready = False

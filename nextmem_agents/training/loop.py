@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from nextmem_agents.codec import tokens
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 from nextmem_agents.training import run_state, settings
 from nextmem_agents.training.run_state import writing
@@ -149,18 +150,19 @@ def claim(
         CheckpointError: it belongs to a run with other settings or inputs, or cannot be written.
     """
     path, made_of = run / CONFIG_FILE, run / INPUTS_FILE
-    # Before there are prepared texts or a state, nothing is bound to the settings yet.
-    begun = any(file.suffix in (".npy", ".npz", ".safetensors") for file in run.rglob("*"))
-    if path.is_file() and begun:
+    if path.is_file():
         before = settings.load(type(config), path)
         changed = [name for name in settings.differences(before, config) if name not in free]
         known = json.loads(made_of.read_text(encoding="utf-8")) if made_of.is_file() else {}
         changed += [name for name, digest in (inputs or {}).items() if known.get(name, digest) != digest]
-        if changed:
+        begun = any(file.suffix in (".npy", ".npz", ".safetensors") for file in run.rglob("*"))
+        if changed and begun:
             raise CheckpointError(
                 f"{run} holds a run with other settings ({', '.join(changed)} differ): resume it with its own "
                 f"{path}, or give a new folder"
             )
+        if changed:  # there are neither texts nor a state yet, but a tokenizer of other texts may be
+            (run / CORPUS / tokens.FILE).unlink(missing_ok=True)
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
         made_of.write_text(json.dumps(dict(inputs or {}), indent=1) + "\n", encoding="utf-8")

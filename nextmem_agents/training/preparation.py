@@ -192,7 +192,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
     elif isinstance(value, list):
         if len(value) > 1 and all(isinstance(item, str) for item in value):
-            yield " ".join(value)  # HotpotQA's paragraphs are lists of sentences
+            yield normalised(" ".join(value))  # HotpotQA's paragraphs are lists of sentences
         for item in value:
             yield from _strings(item)
 
