@@ -50,7 +50,7 @@ class Reading:
 
 
 def held_out_facts(count: int, memories: int, seed: int = 0) -> list[Asked]:
-    """Questions about made-up facts of names and values that training never used, among other such facts."""
+    """Questions about made-up facts of names that training never used, among other such facts; see ``facts``."""
     drawn = list(facts(count * memories, seed, held_out=True))
     rng = np.random.default_rng(seed)
     asked = []

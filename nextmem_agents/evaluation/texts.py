@@ -163,7 +163,7 @@ def _json(path: Path) -> tuple[Any, dict[str, Any]]:
     try:
         with open_text(path) as file:
             data = json.load(file)
-    except (OSError, ValueError, lzma.LZMAError) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     first = data[0] if isinstance(data, list) and data else data
     return data, first if isinstance(first, dict) else {}

@@ -49,7 +49,8 @@ class LoopConfig:
         learning_rate: AdamW's, after the warm-up.
         warmup_steps: steps over which the rate rises linearly.
         decay_share: share of the run, at its end, over which the rate falls linearly to zero.
-        weight_decay: AdamW's.
+        weight_decay: of the weights of a LoRA stage (AdamW) and of a language model's matrices (Muon); the index head,
+            span reader, reader and word vectors learn without.
         gradient_clip: largest norm of a step's gradient.
         mixed_precision: ``"bf16"`` computes in bfloat16 (autocast); what learns stays in float32.
         gradient_checkpointing: keep only each layer's input for the backward pass: a third slower, and the
@@ -218,7 +219,7 @@ def train(
         progress = stack.enter_context(
             Progress(*columns, console=Console(stderr=True), disable=not process.is_main_process)
         )
-        log = stack.enter_context(_Log(run / LOG_FILE, first)) if process.is_main_process else None
+        log = stack.enter_context(StepLog(run / LOG_FILE, first)) if process.is_main_process else None
         task = progress.add_task(title, total=config.steps, completed=first)
         for step in range(first, config.steps):
             started = time.perf_counter()
@@ -285,7 +286,7 @@ def _means(process: Any, totals: Mapping[str, Tensor], parts: int) -> dict[str, 
     }
 
 
-class _Log:
+class StepLog:
     """One JSON line per step; lines past the state that a run goes on from are dropped."""
 
     def __init__(self, path: Path, first: int):
@@ -299,13 +300,14 @@ class _Log:
                 temporary.replace(path)
             self.file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> _Log:
+    def __enter__(self) -> StepLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def write(self, row: Mapping[str, float]) -> None:
+        """Add a step's line."""
         rounded = {k: v if isinstance(v, int) else float(f"{v:.9g}") for k, v in row.items()}
         with writing(self.path):
             self.file.write(json.dumps(rounded) + "\n")

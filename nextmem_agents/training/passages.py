@@ -31,7 +31,7 @@ def find_texts(data: Path, sources: Iterable[str] = ()) -> list[Path]:
     """A text file, or those of a folder: all, or the ones that ``sources`` names without their ending.
 
     Raises:
-        DataError: there are none, or a named one is missing.
+        DataError: there are none, a named one is missing, or two differ in their ending alone.
     """
     if data.is_file():
         return [data]
@@ -42,6 +42,10 @@ def find_texts(data: Path, sources: Iterable[str] = ()) -> list[Path]:
         if path.is_file()
     }
     names = list(sources) or sorted(files)
+    for name in names:
+        alike = [ending for ending in ENDINGS if (data / f"{name}{ending}").is_file()]
+        if len(alike) > 1:
+            raise DataError(f"{data} holds {' and '.join(f'{name}{e}' for e in alike)}; only one can be read")
     if missing := [name for name in names if name not in files]:
         raise DataError(f"{data} holds no {missing[0]}.jsonl.xz, {missing[0]}.jsonl or {missing[0]}.txt")
     if not names:

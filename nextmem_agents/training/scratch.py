@@ -7,7 +7,6 @@ On CPUs two processes of one thread each beat one process of two threads (``next
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -29,7 +28,7 @@ from nextmem_agents.errors import CheckpointError, InvalidArgument
 from nextmem_agents.training.config import ScratchConfig
 from nextmem_agents.training.corpus import FrameSampler, prepare
 from nextmem_agents.training.frames import pack
-from nextmem_agents.training.loop import claim
+from nextmem_agents.training.loop import LOG_FILE, StepLog, claim
 from nextmem_agents.training.optimizer import SplitOptimizer, rate_factor
 from nextmem_agents.training.reconstruction import FrameCodec, reconstruction_loss
 
@@ -184,7 +183,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=rank != 0))
-        log = stack.enter_context((run / "log.jsonl").open("a", encoding="utf-8")) if rank == 0 else None
+        log = stack.enter_context(StepLog(run / LOG_FILE, first)) if rank == 0 else None
         task = progress.add_task("training", total=config.steps, completed=first)
         weights = sum(config.quantize_levels.values())
         levels = {n: config.quantize_share * w / weights for n, w in config.quantize_levels.items()}
@@ -229,8 +228,7 @@ def train_from_scratch(config: ScratchConfig, data: Path, run: Path, *, compile_
                     "latent_scale": round(float(model.latent_scale.detach()), 5),
                     "tokens_per_second": round(tokens_per_step / seconds, 1),
                 }
-                log.write(json.dumps(row) + "\n")
-                log.flush()
+                log.write(row)
                 note = f"loss {row['loss']:.3f} accuracy {row['accuracy']:.4f} {row['tokens_per_second']:.0f} tokens/s"
                 progress.update(task, advance=1, description=note)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
