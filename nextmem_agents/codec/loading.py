@@ -15,7 +15,7 @@ from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.official import read_official
 from nextmem_agents.codec.own_settings import own_settings
-from nextmem_agents.codec.roles import Placement, load_roles
+from nextmem_agents.codec.roles import Placement, check_device, has_device, load_roles
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.codec.worker import CodecWorker, current_caller
 from nextmem_agents.errors import CheckpointError, CodecMismatch, InvalidArgument
@@ -101,7 +101,8 @@ class LoadedCodec:
         Raises:
             CheckpointError: no such codec, an incomplete or altered folder, another architecture, or a
                 backbone without adapters.
-            InvalidArgument: a density or number of levels that the codec does not have, or fewer steps than 0.
+            InvalidArgument: a density or number of levels that the codec does not have, fewer steps than 0, or a
+                device that is not here.
             MissingExtra: ``load_in_4bit`` or ``device_map`` without the packages they need.
         """
         folder = checkpoint.find(name_or_folder, allow_download)
@@ -173,13 +174,15 @@ class LoadedCodec:
         """Move the model; returns the codec itself.
 
         Raises:
-            InvalidArgument: the backbone was loaded in 4 bits or over a device map, and stays where it is.
+            InvalidArgument: the backbone was loaded in 4 bits or over a device map, and stays where it is; or there
+                is no such device.
         """
         if self.decoder.in_4bit or self.decoder.spread:
             raise InvalidArgument(
                 "a backbone in 4 bits or with a device_map stays where it was loaded; load the codec again "
                 "there"
             )
+        check_device(device)
         for role in {self.encoder, self.decoder, self.reader}:
             role.to(device)
         for head in (self.index_head, self.span_reader):
@@ -209,7 +212,7 @@ class LoadedCodec:
         weights, _, device = profile.partition("/")
         with self._loading:
             if profile not in self._elsewhere:
-                if not _has_device(device):
+                if not has_device(device):
                     raise InvalidArgument(
                         f"decode profile {profile} needs a {device} device, and there is none here"
                     )
@@ -217,9 +220,3 @@ class LoadedCodec:
                 placement = Placement(device, "bfloat16" if in_4bit else weights, load_in_4bit=in_4bit)
                 self._elsewhere[profile] = type(self)(self.config, self.parts, placement, self.folder)
             return self._elsewhere[profile]
-
-
-def _has_device(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_available()
-    return device != "mps" or torch.backends.mps.is_available()

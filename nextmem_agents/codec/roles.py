@@ -26,6 +26,29 @@ _QUIET_BYTES = 2**30
 _PACKED_COLUMNS, _PACKED_ROWS = 64, 32
 
 
+def has_device(device: str | torch.device) -> bool:
+    """Whether this machine has a device of the kind.
+
+    Raises:
+        InvalidArgument: it is no device's name.
+    """
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise InvalidArgument(f"device {device!r:.80} is none that torch knows: {error}") from error
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind != "mps" or torch.backends.mps.is_available()
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ``InvalidArgument`` if this machine has no such device."""
+    if not has_device(device):
+        raise InvalidArgument(
+            f"there is no {device} device here that torch can use; leave device out for the CPU"
+        )
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where and how a backbone is loaded.
@@ -66,10 +89,8 @@ class Placement:
             MissingExtra: a package that they need is not installed.
         """
         found: dict[str, Any] = {"dtype": self.torch_dtype()}
-        try:
-            torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise InvalidArgument(f"device {self.device!r} is none that torch knows: {error}") from error
+        if self.device_map is None:
+            check_device(self.device)
         if self.attn_implementation is not None:
             found["attn_implementation"] = self.attn_implementation
         if self.load_in_4bit:

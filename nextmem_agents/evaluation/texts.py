@@ -72,6 +72,13 @@ def texts_of(path: Path) -> Iterator[str]:
     if path.name.endswith(_PLAIN):
         yield from read_texts(path)
         return
+    try:
+        yield from _texts_of_json(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not of the structure that its first item has: {error!r}") from error
+
+
+def _texts_of_json(path: Path) -> Iterator[str]:
     data, first = _json(path)
     if "conversation" in first:
         for conversation in load_locomo(path):

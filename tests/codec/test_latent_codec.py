@@ -79,3 +79,10 @@ def test_decode_takes_a_whole_number_of_tokens(whole: LatentCodec) -> None:
     for wrong in (0, -1, 2.5, "8"):
         with pytest.raises(InvalidArgument, match="max_new_tokens"):
             whole.decode(latents, max_new_tokens=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_here_is_refused(codec: LatentCodec) -> None:
+    for call in (lambda: LatentCodec.load(device="cuda"), lambda: codec.to("cuda:1")):
+        with pytest.raises(InvalidArgument, match="there is no cuda"):
+            call()

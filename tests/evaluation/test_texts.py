@@ -121,3 +121,9 @@ def test_longmemeval_is_read_as_published(tmp_path: Path) -> None:
     (tmp_path / "longmemeval.json").write_text(json.dumps([item]))
     assert [*texts_of(tmp_path / "longmemeval.json")] == ["I moved to Lisbon.", "Nice!"]
     assert [*stretches_of(tmp_path / "longmemeval.json")] == ["User: I moved to Lisbon.\nAssistant: Nice!"]
+
+
+def test_an_item_of_another_structure_is_named(tmp_path: Path) -> None:
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"paragraphs": [{"text": "One."}]}]}))
+    with pytest.raises(DataError, match=r"squad\.json is not of the structure"):
+        list(texts_of(tmp_path / "squad.json"))
