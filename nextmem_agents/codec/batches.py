@@ -50,6 +50,7 @@ def in_batches(
     work: Callable[[list[int]], Sequence[T]],
     side_by_side: bool,
     size: int = BATCH,
+    least_apart: int = LEAST_APART,
 ) -> list[T]:
     """``work`` on batches of like length, its results in the original order.
 
@@ -64,11 +65,12 @@ def in_batches(
         side_by_side: do several batches at once if there are rows enough, each with a thread of its own; see
             :attr:`Backbone.side_by_side`.
         size: the most rows of a batch.
+        least_apart: see :data:`LEAST_APART`.
     """
     within = hasattr(_thread, "alone")
     apart = not within and _several_threads_ask()
     threads = torch.get_num_threads() if side_by_side and not within else 1
-    many = len(lengths) >= (LEAST_APART if apart else LEAST_EACH) * threads
+    many = len(lengths) >= (least_apart if apart else LEAST_EACH) * threads
     alone = threads > 1 and (many or apart)
     each = _pool(threads).map if alone else map
     results: dict[int, T] = {}

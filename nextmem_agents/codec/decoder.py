@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
@@ -12,6 +13,8 @@ from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
+from nextmem_agents.codec.largest import largest
+from nextmem_agents.codec.leads import leads, leads_of
 from nextmem_agents.codec.repair import forced_tokens
 from nextmem_agents.errors import InvalidArgument
 
@@ -135,7 +138,7 @@ def continue_greedily(
     ended = torch.zeros(len(rows), dtype=torch.bool, device=backbone.device)
     written: list[tuple[list[int], Tensor]] = []
     for t in range(limits[0]):
-        best = backbone.logits(last).argmax(-1)
+        _, best = largest(backbone.logits(last))
         if t in repaired_at:
             best = torch.where(forced[:, t] >= 0, forced[:, t], best)
         written.append((rows, best))
@@ -171,7 +174,12 @@ def continue_greedily(
 
 @torch.inference_mode()
 def cached_leads(
-    backbone: Backbone, config: CodecConfig, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]
+    backbone: Backbone,
+    config: CodecConfig,
+    values: Tensor,
+    lengths: Tensor,
+    rows: Sequence[Sequence[int]],
+    enough: float = math.inf,
 ) -> list[list[float]]:
     """The lead of each token of ``rows`` where the decoder reads them through its cache.
 
@@ -186,6 +194,7 @@ def cached_leads(
         values: float [B, L, D].
         lengths: int64 [B].
         rows: token ids of each row, none empty.
+        enough: see :func:`~nextmem_agents.codec.leads.leads`.
 
     Returns:
         Per row, the true token's lead at each position: its logit minus the best other one.
@@ -203,35 +212,11 @@ def cached_leads(
         fed = ids[:n, begin : min(begin + block, ids.shape[1] - 1)]
         places = positions[:n, -1:] + 1 + begin + torch.arange(fed.shape[1], device=fed.device)
         states.append(backbone.step(backbone.embed_generated(fed), places, cache))
-    leads: list[list[float]] = [[] for _ in rows]
+    found: list[list[float]] = [[] for _ in rows]
     for place, i in enumerate(order):
         of_row = torch.cat([state[place] for state in states if len(state) > place])[: len(rows[i])]
-        leads[i] = _leads(backbone.logits(of_row), ids[place, : len(rows[i])])
-    return leads
-
-
-def leads_and_rivals(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """The true token's logit minus the best other one, and which that is, each [T].
-
-    Args:
-        logits: [T, V]; overwritten.
-        true: token ids int64 [T].
-    """
-    own, others = _own_and_others(logits, true)
-    best, rivals = others.max(-1)
-    return own - best, rivals
-
-
-def _leads(logits: Tensor, true: Tensor) -> list[float]:
-    """The leads alone, at a fifth of the time."""
-    own, others = _own_and_others(logits, true)
-    return (own - others.amax(-1)).tolist()
-
-
-def _own_and_others(logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """The true tokens' logits [T], and all the others', in the tensor that is given."""
-    own = logits.gather(-1, true[:, None])[:, 0]
-    return own, logits.scatter_(-1, true[:, None], float("-inf"))
+        found[i] = leads(backbone, of_row, ids[place, : len(rows[i])], enough).tolist()
+    return found
 
 
 def forced_hidden(
@@ -262,10 +247,10 @@ def teacher_forced_batch(
         (negative where the argmax is wrong).
     """
     hidden = forced_hidden(backbone, config, values, lengths, rows)
-    predicted, leads = [], []
+    predicted, found = [], []
     # Row by row: [B, T, V] logits of a large vocabulary would take gigabytes.
     for states, row in zip(hidden, rows, strict=True):
         logits = backbone.logits(states[: len(row)])
         predicted.append(logits.argmax(-1).tolist())
-        leads.append(_leads(logits, torch.as_tensor(row, device=backbone.device)))
-    return predicted, leads
+        found.append(leads_of(logits, torch.as_tensor(row, device=backbone.device)).tolist())
+    return predicted, found

@@ -56,7 +56,7 @@ def encode_batch(
     positions = torch.cat([text_positions, step_positions[:, :1]], 1)
     cache = backbone.new_cache(fed.shape[1] + steps)
     mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
-    latents = [backbone.hidden(fed, mask, positions, cache, last=True)]
+    latents = [backbone.hidden(fed, mask, positions, cache, last=True, encodes=True)]
     if backbone.slots is not None:
         latents = [backbone.slots.encode(config, latents[0], cache, step_positions)]
     else:

@@ -18,7 +18,7 @@ from nextmem_agents.codec.batches import BATCH, in_batches
 from nextmem_agents.codec.decoder import cached_leads, greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.codec.repair import Repair
+from nextmem_agents.codec.repair import MARGIN, Repair
 from nextmem_agents.codec.slots import WAITING
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
@@ -137,7 +137,7 @@ def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLat
         def leads(rows: list[int]) -> list[list[float]]:
             values, lengths = _part_of(latents, rows)
             given = codec.decoder, codec.config, values, lengths, [texts[i] for i in rows]
-            return cached_leads(*given) if codec.decoder.fused else teacher_forced_batch(*given)[1]
+            return cached_leads(*given, MARGIN) if codec.decoder.fused else teacher_forced_batch(*given)[1]
 
         found = _batched(codec, [len(text) for text in texts], leads)
         return [Repair.of(text, lead) for text, lead in zip(texts, found, strict=True)]

@@ -9,7 +9,9 @@ The numbers are transformers' up to the order of float32 sums (tests hold both a
   for that one alone;
 - on a CPU, sums and norms between the products of weights in bfloat16 are float32. One that multiplies in bfloat16
   attends in it, too, and rounds what an adapter is merged into to it; one that emulates it multiplies as
-  :class:`EmulatedBfloat16Matrix` says, with an adapter merged in float32.
+  :class:`EmulatedBfloat16Matrix` says, with an adapter merged in float32;
+- a text that is encoded may be multiplied in bfloat16 with float32 weights, too (``rounds``): sums, norms and attention
+  are float32 then.
 
 An architecture, dtype or setting that is not known here has no fused form; then transformers' own forward is run.
 """
@@ -17,7 +19,7 @@ An architecture, dtype or setting that is not known here has no fused form; then
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +35,9 @@ from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, MULTIPLIES_BFLOAT16, 
 _MAX_MERGED_BYTES = 2**32
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
 _MAX_PACKED = 2**28  # values of the layers of which a second copy is kept for a few rows
+_ROUNDED = (
+    2**16
+)  # values of a weight from which on products in bfloat16 take less time with the rounding, too
 _PART = 512  # positions of a prefill computed together: their activations stay in the processor's cache
 _SHARED = 1024  # positions of a prefill from which on threads have a part each
 
@@ -58,10 +63,14 @@ class FusedLayers:
     Holds no state of its own between calls, so threads may share it.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, rounds: bool = False):
         """From a Qwen3ForCausalLM for which :meth:`fits` is true.
 
         Linear modules without an adapter are pointed at their part of the fused matrices, so that these cost nothing.
+
+        Args:
+            model: the Qwen3ForCausalLM.
+            rounds: keep a copy of float32 weights in bfloat16, for :meth:`prefill`.
         """
         config = model.config
         self.heads: int = config.num_attention_heads
@@ -70,6 +79,7 @@ class FusedLayers:
         modules = (module for layer in model.model.layers for module in _linears(layer).values())
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         self.layers = [self._layer(layer) for layer in model.model.layers]
+        self._rounded = [_rounded(layer) for layer in self.layers] if rounds else self.layers
         native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
         self.norm: Tensor = model.model.norm.weight.float()
         # What attention computes in, and the cache holds.
@@ -131,9 +141,16 @@ class FusedLayers:
         return StaticCache(len(self.layers), capacity)
 
     def prefill(
-        self, x: Tensor, mask: Tensor, positions: Tensor, cache: StaticCache | None, last: bool
+        self,
+        x: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: StaticCache | None,
+        last: bool,
+        encodes: bool = False,
     ) -> Tensor:
         """Hidden states of a prompt; see :meth:`Backbone.hidden`. The cache, if any, is still empty."""
+        layers = self._rounded if encodes else self.layers
         batch, length = mask.shape
         bias = None
         padded = not bool(mask.all())
@@ -146,7 +163,7 @@ class FusedLayers:
         def run(rows: slice) -> Tensor:
             part = None if cache is None else cache.rows(rows.start, rows.stop)
             rows_bias = None if bias is None else bias[rows]
-            return self._run(x[rows], cos[rows], sin[rows], rows_bias, part, causal=True, last=last)
+            return self._run(layers, x[rows], cos[rows], sin[rows], rows_bias, part, causal=True, last=last)
 
         parts = at_once(run, _parts(batch, length, x.device))
         if cache is not None:
@@ -161,7 +178,7 @@ class FusedLayers:
         if size > 1:
             causal = _bias(torch.ones(size, cache.used + size, device=x.device).tril(cache.used))
             bias = causal if bias is None else bias + causal
-        out = self._run(x, *self._rotation(positions), bias, cache, causal=False, last=False)
+        out = self._run(self.layers, x, *self._rotation(positions), bias, cache, causal=False, last=False)
         cache.used += size
         return out
 
@@ -176,6 +193,7 @@ class FusedLayers:
 
     def _run(
         self,
+        layers: list[_Layer],
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -189,8 +207,8 @@ class FusedLayers:
         dtype, x = x.dtype, x.float()
         attended = self._like.dtype
         bias = None if bias is None else bias.to(attended)
-        final = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
+        final = len(layers) - 1
+        for i, layer in enumerate(layers):
             normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
             split = layer.qkv.times(normed)
             if layer.qkv_bias is not None:
@@ -245,6 +263,20 @@ def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
     """x / sqrt(mean(x²) + ε) over the last dimension; torch's own takes more and slower steps on a CPU."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def _rounded(layer: _Layer) -> _Layer:
+    """The layer with its larger float32 weights in bfloat16."""
+
+    def one(found: Matrix) -> Matrix:
+        weight = found.weight
+        if weight.dtype != torch.float32 or weight.numel() < _ROUNDED:
+            return found
+        return matrix(weight.t().contiguous().bfloat16().t(), pack=False)
+
+    return replace(
+        layer, qkv=one(layer.qkv), out=one(layer.out), gate_up=one(layer.gate_up), down=one(layer.down)
+    )
 
 
 def is_linear(module: Any) -> bool:

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nextmem_agents.codec.largest import largest
 from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.errors import CheckpointError
 
 FILE = "index_head.safetensors"
-_ROWS = 128  # of logits over the vocabulary: these stay in the cache, which makes it four times as fast
+_ROWS = 64  # of logits over the vocabulary: these stay in the cache, which makes it four times as fast
 
 
 class IndexHead(nn.Module):
@@ -94,8 +95,8 @@ class IndexHead(nn.Module):
 
     def named_tokens(self, terms: Tensor) -> tuple[Tensor, Tensor]:
         """The token that each term vector [..., term_size] names, int64 [...], and how certainly, 0..1 [...]."""
-        found = [probabilities.max(-1) for probabilities in self._probabilities(terms)]
-        certainty, named = (torch.cat(each).view(terms.shape[:-1]) for each in zip(*found, strict=True))
+        found = [_likeliest(logits) for logits in self._logits(terms)]
+        named, certainty = (torch.cat(each).view(terms.shape[:-1]) for each in zip(*found, strict=True))
         return named, certainty
 
     def expected(self, terms: Tensor) -> Tensor:
@@ -107,15 +108,15 @@ class IndexHead(nn.Module):
         if not len(self.tokens):
             return terms
         tokens = F.normalize(self.tokens, dim=-1)
-        found = torch.cat([probabilities @ tokens for probabilities in self._probabilities(terms)])
+        found = torch.cat([logits.softmax(-1) @ tokens for logits in self._logits(terms)])
         norms: Tensor = torch.linalg.vector_norm(terms, dim=-1, keepdim=True)
         return F.normalize(found, dim=-1).view_as(terms) * norms
 
-    def _probabilities(self, terms: Tensor) -> Iterator[Tensor]:
-        """How probably term vectors [..., term_size] stand for each token, [n, V] for some of them after another."""
+    def _logits(self, terms: Tensor) -> Iterator[Tensor]:
+        """Of the tokens that term vectors [..., term_size] stand for, [n, V] for some of them after another."""
         tokens = F.normalize(self.tokens, dim=-1).T * self.sharpness.exp()
         for part in torch.split(F.normalize(terms, dim=-1).flatten(0, -2), _ROWS):
-            yield (part @ tokens).softmax(-1)
+            yield part @ tokens
 
     def pooled(self, latents: Tensor, lengths: Tensor) -> Tensor:
         """One vector of length 1 per row of padded latents [B, L, D]: [B, index_size]."""
@@ -157,6 +158,12 @@ class IndexHead(nn.Module):
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} cannot be read as an index head: {error}") from error
         return head.eval().requires_grad_(False)
+
+
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest of each row of logits [n, V], int64 [n], and its probability [n]. The logits are overwritten."""
+    best, named = largest(logits)
+    return named, logits.sub_(best[:, None]).exp_().sum(-1).reciprocal_()
 
 
 def late_interaction(queries: Tensor, query_lengths: Tensor, passages: Tensor, lengths: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ _WIDENED = 2**20  # values of a weight that are widened at once, and stay in the
 # Without such instructions torch multiplies rows in bfloat16 one value after another.
 EMULATES_BFLOAT16 = _PACKS and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 MULTIPLIES_BFLOAT16 = _PACKS and not EMULATES_BFLOAT16  # then training computes in it, too
+# With a unit for it (AMX) products of bfloat16 take a fourth of the time of those of float32, rounding included.
+GAINS_BY_BFLOAT16 = MULTIPLIES_BFLOAT16 and torch.cpu._is_amx_tile_supported()
 
 
 class Matrix:

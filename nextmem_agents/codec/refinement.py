@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
-from nextmem_agents.codec.decoder import forced_hidden, leads_and_rivals
+from nextmem_agents.codec.decoder import forced_hidden
+from nextmem_agents.codec.leads import leads, rivals
 from nextmem_agents.codec.repair import MARGIN
 
 WANTED = 1.0
@@ -94,16 +95,18 @@ class Refinement:
                     states = hidden[place, : len(rows[i])]
                     true = torch.tensor(rows[i], device=states.device)
                     with torch.no_grad():
-                        leads, rivals = leads_and_rivals(self.backbone.logits(states.detach()), true)
-                    lost = int((leads < MARGIN).sum())
+                        of_true = leads(self.backbone, states.detach(), true, enough=WANTED)
+                    lost = int((of_true < MARGIN).sum())
                     if lost < missing[i] or (lost == missing[i] == 0):
                         missing[i] = lost
                         best[i, :width] = now[place].detach()
-                    if float(leads.min()) < ENOUGH:
+                    if float(of_true.min()) < ENOUGH:
                         going.append(i)
-                        weak = leads < WANTED
+                        weak = of_true < WANTED
+                        with torch.no_grad():
+                            others = rivals(self.backbone, states[weak], true[weak])
                         losses.append(
-                            self.backbone.logits_of(states[weak], rivals[weak]).sum()
+                            self.backbone.logits_of(states[weak], others).sum()
                             - self.backbone.logits_of(states[weak], true[weak]).sum()
                         )
                 if not going or step == self.config.refinement_steps:

@@ -17,6 +17,7 @@ from nextmem_agents.codec.backbone import Backbone, shared_view
 from nextmem_agents.codec.checkpoint import Parts, check_architecture
 from nextmem_agents.codec.fingerprint import weight_files
 from nextmem_agents.codec.lora import LoraAdapter
+from nextmem_agents.codec.matrix import GAINS_BY_BFLOAT16
 from nextmem_agents.codec.weights import Qwen3Weights, portable
 from nextmem_agents.errors import CheckpointError, InvalidArgument, MissingExtra
 
@@ -60,6 +61,7 @@ class Placement:
         device_map: transformers' argument of this name: spreads the layers over several devices.
         attn_implementation: transformers' argument of this name.
         load_in_4bit: weights in NF4, through bitsandbytes.
+        encode_dtype: in which texts that are encoded are multiplied; None: as is fastest.
     """
 
     device: str | torch.device = "cpu"
@@ -67,6 +69,7 @@ class Placement:
     device_map: str | dict[str, Any] | None = None
     attn_implementation: str | None = None
     load_in_4bit: bool = False
+    encode_dtype: torch.dtype | str | None = None
 
     def torch_dtype(self) -> torch.dtype:
         """The dtype.
@@ -74,12 +77,25 @@ class Placement:
         Raises:
             InvalidArgument: it is no floating-point type.
         """
-        found = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        return _floating_point("dtype", self.dtype)
+
+    def rounds(self) -> bool:
+        """Whether a backbone in float32 multiplies texts that are encoded in bfloat16.
+
+        Raises:
+            InvalidArgument: ``encode_dtype`` is neither ``dtype`` nor bfloat16 beside float32.
+        """
+        dtype = self.torch_dtype()
+        if self.encode_dtype is None:
+            return GAINS_BY_BFLOAT16 and dtype == torch.float32
+        found = _floating_point("encode_dtype", self.encode_dtype)
+        if found == dtype:
+            return False
+        if (found, dtype) != (torch.bfloat16, torch.float32):
             raise InvalidArgument(
-                f"dtype {self.dtype!r} is no floating-point type; give 'float32' or 'bfloat16'"
+                f"encode_dtype {found} does not go with dtype {dtype}; give the same, or bfloat16 beside float32"
             )
-        return found
+        return True
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of ``from_pretrained``.
@@ -109,6 +125,13 @@ class Placement:
         return found
 
 
+def _floating_point(argument: str, given: torch.dtype | str) -> torch.dtype:
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InvalidArgument(f"{argument} {given!r} is no floating-point type; give 'float32' or 'bfloat16'")
+    return found
+
+
 def _need(package: str, argument: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(f"{argument} needs {package}: pip install 'nextmem-agents[{extra}]'")
@@ -129,7 +152,7 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
     if parts.special_tokens is not None:
         parts.special_tokens.place(model)
     if parts.adapters is None:
-        both = Backbone(model, parts.special_tokens, fuse=True)
+        both = Backbone(model, parts.special_tokens, fuse=True, rounds=placement.rounds())
         return both, both, _reader(both, parts)
     stage_1, stage_2 = (LoraAdapter.read(folder) for folder in parts.adapters)
     if placement.load_in_4bit:
@@ -139,7 +162,9 @@ def load_roles(parts: Parts, placement: Placement) -> tuple[Backbone, Backbone, 
     encoder = shared_view(model)
     stage_2.attach(encoder)
     decoder = Backbone(model, parts.special_tokens, fuse=True)
-    return Backbone(encoder, parts.special_tokens, fuse=True), decoder, _reader(decoder, parts)
+    # Released latents are those of the released code unless told otherwise.
+    rounds = placement.encode_dtype is not None and placement.rounds()
+    return Backbone(encoder, parts.special_tokens, True, rounds), decoder, _reader(decoder, parts)
 
 
 def pack_for_cpu(model: Any, allowed: bool) -> None:
@@ -164,7 +189,7 @@ def _reader(decoder: Backbone, parts: Parts) -> Backbone:
 
 def _load_model(parts: Parts, placement: Placement) -> Any:
     described = check_architecture(parts.backbone)
-    plain = Placement(placement.device)
+    plain = Placement(placement.device, encode_dtype=placement.encode_dtype)
     if parts.adapters is None and parts.reader is None and placement == plain:
         placement.arguments()  # refuses an impossible device
         weights = Qwen3Weights.read(described, weight_files(parts.backbone))

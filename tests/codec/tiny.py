@@ -114,12 +114,12 @@ def write_whole(folder: Path, **changes: Any) -> None:
     checkpoint.write(folder, CodecConfig(**values), backbone.config, weights, json_text)
 
 
-def write_official(folder: Path) -> tuple[Path, Path, Path]:
+def write_official(folder: Path, hidden: int = 64) -> tuple[Path, Path, Path]:
     """Folders laid out as the released ones: (base, stage_1, stage_2)."""
-    write_backbone(folder / "base")
-    write_adapter(folder / "stage_1", model(), seed=1)
-    write_adapter(folder / "stage_2", model(), seed=2)
-    table = torch.randn(3, 64, generator=torch.Generator().manual_seed(3)).bfloat16() / 8
+    write_backbone(folder / "base", hidden=hidden)
+    write_adapter(folder / "stage_1", model(hidden), seed=1)
+    write_adapter(folder / "stage_2", model(hidden), seed=2)
+    table = torch.randn(3, hidden, generator=torch.Generator().manual_seed(3)).bfloat16() / 8
     torch.save(
         {"special_input_embeddings": {"weight": table}}, folder / "stage_1" / "special_tokens_DTOKENS.pt"
     )
