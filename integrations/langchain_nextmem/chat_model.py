@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from typing_extensions import Self
 
 from langchain_nextmem.blocks import has_memories
+from langchain_nextmem.configured import ConfiguredChatModel
 from langchain_nextmem.conversation import ContentPart, as_conversation
 from langchain_nextmem.scopes import called_with, check_async_call, scope_of, scope_of_call
 from nextmem_agents.codec import DEFAULT_CODEC
@@ -42,7 +43,7 @@ def _load(codec: Any) -> Any:
     return LatentCodec.load(codec) if isinstance(codec, str | Path) else codec
 
 
-class ChatNextMem(BaseChatModel):
+class ChatNextMem(ConfiguredChatModel):
     """The backbone of a codec as a chat model: it reads memories as latents, where other models need their text.
 
     A message may hold a block ``{"type": "nextmem_memory", "ids": ["…"]}`` (:func:`memory_block`) anywhere; the
@@ -101,7 +102,6 @@ class ChatNextMem(BaseChatModel):
     min_fidelity: float = 0.9
 
     _template: ChatTemplate = PrivateAttr()
-    _config: RunnableConfig | None = PrivateAttr(default=None)
 
     if TYPE_CHECKING:  # a codec may be left out or named, which its field's type does not say
 
@@ -196,54 +196,6 @@ class ChatNextMem(BaseChatModel):
                 f"tool_choice={tool_choice!r} is none of the tools: {', '.join(names) or 'none'}"
             )
         return self.bind(tools=schemas, tool_choice=tool_choice, **kwargs)
-
-    # LangChain hands on a call's callbacks, and not the config that names its user.
-    def invoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """The reply; ``config={"configurable": {"user_id": "alice"}}`` names the user whose memories it reads."""
-        return super(ChatNextMem, self._called(config)).invoke(input, config, **kwargs)
-
-    async def ainvoke(  # noqa: D102 - as invoke
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        return await super(ChatNextMem, self._called(config)).ainvoke(input, config, **kwargs)
-
-    def stream(  # noqa: D102 - as invoke
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        return super(ChatNextMem, self._called(config)).stream(input, config, **kwargs)
-
-    def astream(  # noqa: D102 - as invoke
-        self,
-        input: LanguageModelInput,  # noqa: A002
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        return super(ChatNextMem, self._called(config)).astream(input, config, **kwargs)
-
-    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, D102
-        return super(ChatNextMem, self._called(config)).stream_events(input, config, **kwargs)
-
-    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, D102
-        return super(ChatNextMem, self._called(config)).astream_events(input, config, **kwargs)
-
-    def _called(self, config: RunnableConfig | None) -> ChatNextMem:
-        """The same model for one call."""
-        if config is None:
-            return self
-        model = self.model_copy()
-        model._config = config
-        return model
 
     def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
         """Replies to several conversations, each of which may have memory blocks; see ``cache``."""

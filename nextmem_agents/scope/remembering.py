@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any, overload
 
@@ -149,8 +149,7 @@ class Remembering(Reading):
         with self._sealing() as vault:
             if (caller := current_caller()) is not None and caller.cancelled:
                 raise CancelledError
-            records = [replace(record, former=former) for record in seal_items(encoded, vault, fold)]
-            return put_unlike(self._store, self.name, records, threshold)
+            return put_unlike(self._store, self.name, seal_items(encoded, vault, fold, former), threshold)
 
     @observed("update", items=lambda *_, **__: 1)
     def update(

@@ -56,7 +56,9 @@ def encode_items(
     ]
 
 
-def seal_items(encoded: Sequence[EncodedItem], vault: Vault, fold: bool = False) -> list[NewRecord]:
+def seal_items(
+    encoded: Sequence[EncodedItem], vault: Vault, fold: bool = False, former: int | None = None
+) -> list[NewRecord]:
     """One record per item; an encrypted scope's has no terms, since they are words of the text."""
     records = []
     for each in encoded:
@@ -75,6 +77,7 @@ def seal_items(encoded: Sequence[EncodedItem], vault: Vault, fold: bool = False)
                 metadata=item.metadata,
                 digest=vault.digest(item.text, item.role),
                 fold=fold,
+                former=former,
                 **asdict(item.life),
             )
         )
