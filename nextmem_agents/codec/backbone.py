@@ -146,9 +146,16 @@ class Backbone:
         """Whether the model lies on several devices, or where a device map put it."""
         return bool(getattr(self._model, "hf_device_map", None))
 
-    def new_cache(self, capacity: int = 256) -> Cache:
-        """An empty key/value cache; ``capacity`` positions are had without growing."""
-        return DynamicCache(self.model.config) if self._fused is None else self._fused.new_cache(capacity)
+    def new_cache(self, capacity: int = 256, *, rounds: bool = False) -> Cache:
+        """An empty key/value cache; ``capacity`` positions are had without growing.
+
+        Args:
+            capacity: in positions.
+            rounds: what is read and written with it may be rounded to bfloat16, where the backbone was made to.
+        """
+        if self._fused is None:
+            return DynamicCache(self.model.config)
+        return self._fused.new_cache(capacity, rounds)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings [..., D] of a prompt's token ids [...]."""
@@ -167,7 +174,6 @@ class Backbone:
         cache: Cache | None = None,
         *,
         last: bool = False,
-        encodes: bool = False,
     ) -> Tensor:
         """Final-normed hidden states [B, S, D] of a prompt, or [B, 1, D] of its last position.
 
@@ -177,11 +183,10 @@ class Backbone:
             positions: int64 [B, S].
             cache: an empty one, to be filled for :meth:`step`.
             last: compute only what the last position needs.
-            encodes: the prompt is a text that becomes latents, of which products in bfloat16 are accurate enough.
         """
         if self._fused is not None:
             assert cache is None or isinstance(cache, StaticCache)  # noqa: S101 - narrows the type
-            return self._fused.prefill(embeddings, mask, positions, cache, last, encodes)
+            return self._fused.prefill(embeddings, mask, positions, cache, last)
         if isinstance(cache, DynamicCache):
             cache.mask = mask
         states = self._forward(embeddings, mask, positions, cache)

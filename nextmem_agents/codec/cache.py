@@ -47,10 +47,12 @@ class StaticCache:
         used: positions that are written.
         bias: [B, 1, 1, prefilled], added to the scores of what follows: minus infinity at padding; None where no row
             is padded.
+        rounds: what is computed with it may be rounded to bfloat16.
     """
 
-    def __init__(self, layers: int, capacity: int):
+    def __init__(self, layers: int, capacity: int, rounds: bool):
         self.used = 0
+        self.rounds = rounds
         self.bias: Tensor | None = None
         self._layers = layers
         self._capacity = capacity
@@ -78,7 +80,7 @@ class StaticCache:
 
     def rows(self, begin: int, end: int) -> StaticCache:
         """Some of the rows, as a cache over the same tensors."""
-        part = StaticCache(self._layers, self._capacity)
+        part = StaticCache(self._layers, self._capacity, self.rounds)
         part.used = self.used
         part._held = [held[:, begin:end] for held in self._held]
         part.bias = None if self.bias is None else self.bias[begin:end]

@@ -54,9 +54,9 @@ def encode_batch(
     sod = torch.full((len(ids), 1), config.start_of_decode, device=backbone.device)
     fed = torch.cat([backbone.embed(ids), backbone.embed(sod)], 1)
     positions = torch.cat([text_positions, step_positions[:, :1]], 1)
-    cache = backbone.new_cache(fed.shape[1] + steps)
+    cache = backbone.new_cache(fed.shape[1] + steps, rounds=True)
     mask = torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
-    latents = [backbone.hidden(fed, mask, positions, cache, last=True, encodes=True)]
+    latents = [backbone.hidden(fed, mask, positions, cache, last=True)]
     if backbone.slots is not None:
         latents = [backbone.slots.encode(config, latents[0], cache, step_positions)]
     else:

@@ -10,8 +10,8 @@ The numbers are transformers' up to the order of float32 sums (tests hold both a
 - on a CPU, sums and norms between the products of weights in bfloat16 are float32. One that multiplies in bfloat16
   attends in it, too, and rounds what an adapter is merged into to it; one that emulates it multiplies as
   :class:`EmulatedBfloat16Matrix` says, with an adapter merged in float32;
-- a text that is encoded may be multiplied in bfloat16 with float32 weights, too (``rounds``): sums, norms and attention
-  are float32 then.
+- a text that is encoded may be multiplied and attended to in bfloat16 with float32 weights, too (``rounds``); the steps
+  after it, of a row or few, gain nothing by it and multiply in float32.
 
 An architecture, dtype or setting that is not known here has no fused form; then transformers' own forward is run.
 """
@@ -70,7 +70,7 @@ class FusedLayers:
 
         Args:
             model: the Qwen3ForCausalLM.
-            rounds: keep a copy of float32 weights in bfloat16, for :meth:`prefill`.
+            rounds: keep a copy of float32 weights in bfloat16, for what a cache allows to be rounded.
         """
         config = model.config
         self.heads: int = config.num_attention_heads
@@ -79,7 +79,8 @@ class FusedLayers:
         modules = (module for layer in model.model.layers for module in _linears(layer).values())
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         self.layers = [self._layer(layer) for layer in model.model.layers]
-        self._rounded = [_rounded(layer) for layer in self.layers] if rounds else self.layers
+        self._rounds = rounds and all(map(_gains_by_rounding, self.layers))
+        self._rounded = [_rounded(layer) for layer in self.layers] if self._rounds else self.layers
         native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
         self.norm: Tensor = model.model.norm.weight.float()
         # What attention computes in, and the cache holds.
@@ -136,9 +137,14 @@ class FusedLayers:
             down=matrix(_fused([linears["down_proj"]])[0], self._pack),
         )
 
-    def new_cache(self, capacity: int) -> StaticCache:
+    def new_cache(self, capacity: int, rounds: bool) -> StaticCache:
         """An empty cache for so many positions."""
-        return StaticCache(len(self.layers), capacity)
+        return StaticCache(len(self.layers), capacity, rounds)
+
+    def _attended(self, cache: StaticCache) -> Tensor:
+        """An empty tensor of the type that attention computes in."""
+        like: Tensor = self._like.bfloat16() if cache.rounds and self._rounds else self._like
+        return like
 
     def prefill(
         self,
@@ -147,18 +153,17 @@ class FusedLayers:
         positions: Tensor,
         cache: StaticCache | None,
         last: bool,
-        encodes: bool = False,
     ) -> Tensor:
         """Hidden states of a prompt; see :meth:`Backbone.hidden`. The cache, if any, is still empty."""
-        layers = self._rounded if encodes else self.layers
         batch, length = mask.shape
+        layers = self._rounded if cache is not None and cache.rounds else self.layers
         bias = None
         padded = not bool(mask.all())
         if padded and length > 1:
             bias = _bias(mask[:, None].expand(-1, length, -1).tril())[:, None]
         cos, sin = self._rotation(positions)
         if cache is not None:
-            cache.allocate(batch, length, self.key_heads, self.width, self._like)
+            cache.allocate(batch, length, self.key_heads, self.width, self._attended(cache))
 
         def run(rows: slice) -> Tensor:
             part = None if cache is None else cache.rows(rows.start, rows.stop)
@@ -205,7 +210,7 @@ class FusedLayers:
         batch, length, _ = x.shape
         heads, rotated = self.heads, self.heads + self.key_heads
         dtype, x = x.dtype, x.float()
-        attended = self._like.dtype
+        attended = (self._like if cache is None else self._attended(cache)).dtype
         bias = None if bias is None else bias.to(attended)
         final = len(layers) - 1
         for i, layer in enumerate(layers):
@@ -265,14 +270,16 @@ def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
     return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
+def _gains_by_rounding(layer: _Layer) -> bool:
+    weights = [each.weight for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    return all(weight.dtype == torch.float32 and weight.numel() >= _ROUNDED for weight in weights)
+
+
 def _rounded(layer: _Layer) -> _Layer:
-    """The layer with its larger float32 weights in bfloat16."""
+    """The layer with its weights in bfloat16."""
 
     def one(found: Matrix) -> Matrix:
-        weight = found.weight
-        if weight.dtype != torch.float32 or weight.numel() < _ROUNDED:
-            return found
-        return matrix(weight.t().contiguous().bfloat16().t(), pack=False)
+        return matrix(found.weight.bfloat16().t().contiguous().t(), pack=False)
 
     return replace(
         layer, qkv=one(layer.qkv), out=one(layer.out), gate_up=one(layer.gate_up), down=one(layer.down)

@@ -74,7 +74,8 @@ class Matrix:
         return torch.matmul(x, self.weight)
 
     def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
-        """X W + S, for x [B, S, E] and a summand [B, S, D]."""
+        """X W + S in float32, for x [B, S, E] of any type and a summand [B, S, D]."""
+        x = x.float()
         if self._is_packed_for(x):
             return self.times(x).add_(summand)
         return torch.addmm(summand.flatten(0, 1), x.flatten(0, 1), self.weight).view(summand.shape)
