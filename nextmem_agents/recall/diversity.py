@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nextmem_agents.store.exact import products
+
 
 def diversify(
     scores: Sequence[float], vectors: npt.NDArray[np.float32], k: int, diversity: float
@@ -40,7 +42,7 @@ def diversify(
         i = int(np.argmax(np.where(left, worth, -np.inf)))
         chosen.append((i, float(nearest[i]), beside[i]))
         left[i] = False
-        similarity = np.clip(vectors @ vectors[i], 0.0, 1.0)
+        similarity = np.clip(products(vectors, vectors[i]), 0.0, 1.0)
         for j in np.flatnonzero(similarity > nearest):
             beside[j] = i
         nearest = np.maximum(nearest, similarity)

@@ -27,6 +27,16 @@ def unit(vectors: Vectors) -> Vectors:
     return np.asarray(scaled / np.where(norm > 0, norm, np.float32(1)), dtype=np.float32)
 
 
+def products(vectors: Vectors, query: Vectors) -> Vectors:
+    """Inner products ``[n]`` of ``[n, D]`` and ``[D]``, computed by the thread that asks.
+
+    BLAS has threads of its own, which spin for a while after each product and take the processors from the decoder that
+    comes next: five texts took 2.5 times as long to decode (10,000 memories, 2 cores).
+    """
+    found: Vectors = np.einsum("nd,d->n", vectors, query)
+    return found
+
+
 def rank(
     blocks: Iterable[Block], query: Vectors, k: int, allowed: Versions | None = None
 ) -> list[tuple[int, float]]:
@@ -40,7 +50,7 @@ def rank(
     """
     best_versions, best_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     for versions, vectors in blocks:
-        scores = vectors @ query
+        scores = products(vectors, query)
         if allowed is not None:
             kept = np.isin(versions, allowed)
             versions, scores = versions[kept], scores[kept]
