@@ -55,7 +55,7 @@ class Backbone:
         """What depends on where the weights are."""
         self._fused = self._fusion()
         self._head = self._transposed_head()
-        self._rough_head, self._rough_error = self._rounded_head()
+        self._rough_head: tuple[Tensor, float] | None = None  # made when first asked for
         self.slots = Slots(self) if self._fits_slots() else None
 
     def _fits_slots(self) -> bool:
@@ -81,17 +81,14 @@ class Backbone:
             return matrix(weight.t(), pack=weight.numel() <= _MAX_COPIED)
         return Matrix(weight.t().contiguous()) if weight.numel() <= _MAX_COPIED else None
 
-    def _rounded_head(self) -> tuple[Tensor | None, float]:
-        """The output matrix [V, D] in bfloat16, where products with it are faster, and the error of a logit over the
-        norm of its hidden state.
+    def _rounded_head(self, head: Matrix) -> tuple[Tensor, float]:
+        """The output matrix [V, D] in bfloat16, and the error of its logits over the norm of the hidden state.
 
         Hidden state, weight and logit are each rounded to 8 bits, relative 2⁻⁹: by Cauchy and Schwarz that moves the
         logit by 3 · 2⁻⁹ ‖h‖ ‖w‖ at most; a fourth 2⁻⁹ is more than their products and the float32 sums add.
         """
-        if not GAINS_BY_BFLOAT16 or type(self._head) is not Matrix or self._head.weight.device.type != "cpu":
-            return None, 0.0
-        weight = self._head.weight.t()
-        return weight.bfloat16().contiguous(), 2**-7 * float(torch.linalg.vector_norm(weight, dim=1).max())
+        norms = torch.linalg.vector_norm(head.weight, dim=0)
+        return head.weight.bfloat16().t().contiguous(), 2**-7 * float(norms.max())
 
     @property
     def model(self) -> Any:
@@ -234,10 +231,13 @@ class Backbone:
 
         None where they take no less time than :meth:`logits`.
         """
-        if self._rough_head is None:
+        head = self._head
+        if not GAINS_BY_BFLOAT16 or type(head) is not Matrix or head.weight.device.type != "cpu":
             return None
-        logits = hidden.bfloat16() @ self._rough_head.t()
-        return logits, self._rough_error * torch.linalg.vector_norm(hidden, dim=-1)
+        if self._rough_head is None:
+            self._rough_head = self._rounded_head(head)
+        weight, error = self._rough_head
+        return hidden.bfloat16() @ weight.t(), error * torch.linalg.vector_norm(hidden, dim=-1)
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """One logit [N] each of hidden states [N, D]: that of its token, int64 [N]. Carries gradients."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,10 +18,10 @@ TRUE = torch.arange(448)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["float32 weights", "weights in 8 bits"])
-def backbone(request: pytest.FixtureRequest) -> Backbone:
+def backbone(request: pytest.FixtureRequest) -> Iterator[Backbone]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nextmem_agents.codec.backbone.GAINS_BY_BFLOAT16", True)
-        return Backbone(tiny.model().bfloat16().float() if request.param else tiny.model(), fuse=True)
+        yield Backbone(tiny.model().bfloat16().float() if request.param else tiny.model(), fuse=True)
 
 
 def states(seed: int, scale: float) -> torch.Tensor:
@@ -81,3 +83,12 @@ def test_the_largest_is_torchs_and_the_first_of_several(rows: int, size: int) ->
     best, place = largest(values)
     assert torch.equal(best, values.amax(-1))
     assert torch.equal(place, (values == best[:, None]).int().argmax(-1))
+
+
+def test_a_processor_without_a_unit_for_bfloat16_multiplies_all_in_float32(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextmem_agents.codec.backbone.GAINS_BY_BFLOAT16", False)
+    hidden = states(2, 1.0)
+    assert backbone.rough_logits(hidden) is None
+    assert torch.equal(leads(backbone, hidden, TRUE, enough=0.0), leads(backbone, hidden, TRUE))
