@@ -119,9 +119,10 @@ def test_a_wrong_decoder_is_caught_and_never_silent(
     codec: LatentCodec, memory: NextMem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = memory.scope("a").remember("The code is 4711.")
-    monkeypatch.setattr(
-        "nextmem_agents.codec.exact.greedy_batch", lambda *args, steps, **kwargs: [[5] * n for n in steps]
-    )
+    for decode in ("greedy_batch", "greedy_from_drafts"):
+        monkeypatch.setattr(
+            f"nextmem_agents.codec.exact.{decode}", lambda *args, steps, **kwargs: [[5] * n for n in steps]
+        )
     kept = memory.scope("a").get(note)
     assert kept.text != "The code is 4711."
     assert kept.exact is False

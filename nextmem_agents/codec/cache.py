@@ -44,7 +44,7 @@ class StaticCache:
     """Keys and values in tensors of a fixed capacity, written in place; they grow only if it is exceeded.
 
     Attributes:
-        used: positions that are written.
+        used: positions that are written, where :meth:`place` does not say otherwise.
         bias: [B, 1, 1, prefilled], added to the scores of what follows: minus infinity at padding; None where no row
             is padded.
         rounds: what is computed with it may be rounded to bfloat16.
@@ -54,6 +54,7 @@ class StaticCache:
         self.used = 0
         self.rounds = rounds
         self.bias: Tensor | None = None
+        self._places: tuple[Tensor, Tensor, int] | None = None
         self._layers = layers
         self._capacity = capacity
         self._held: list[Tensor] = []  # per layer keys and values, [2, B, heads, capacity, width]
@@ -68,8 +69,13 @@ class StaticCache:
 
         ``used`` is moved on by the caller, once all layers are written.
         """
-        end = self.used + keys.shape[1]
         held = self._held[layer]
+        if self._places is not None:
+            rows, columns, end = self._places
+            held[0][rows, :, columns] = keys
+            held[1][rows, :, columns] = values
+            return held[0, :, :, :end], held[1, :, :, :end]
+        end = self.used + keys.shape[1]
         if end > held.shape[3]:
             more = held.new_empty(*held.shape[:3], max(held.shape[3], keys.shape[1]), held.shape[4])
             held = torch.cat([held, more], 3)
@@ -77,6 +83,28 @@ class StaticCache:
         held[0, :, :, self.used : end] = keys.transpose(1, 2)
         held[1, :, :, self.used : end] = values.transpose(1, 2)
         return held[0, :, :, :end], held[1, :, :, :end]
+
+    def place(self, columns: Tensor) -> None:
+        """Write the next positions of each row to these columns, int64 [B, S], over what is there, and within capacity.
+
+        Each sees all columns up to its own, but padding.
+        """
+        if self._places is None:
+            for held in self._held:  # what is not seen counts nothing, unless it is no number
+                held[:, :, :, self.used :].zero_()
+        self._places = torch.arange(len(columns))[:, None], columns, int(columns.max()) + 1
+
+    def sight(self, size: int) -> Tensor | None:
+        """The bias of the next positions over all that is held then, [B or 1, 1, S or 1, T]; None: they see all."""
+        if self._places is not None:
+            _, columns, end = self._places
+            bias = bias_of(torch.arange(end) <= columns[:, None, :, None])
+            return bias if self.bias is None else bias + F.pad(self.bias, (0, end - self.bias.shape[-1]))
+        padding = self._padding(size)
+        if size == 1:
+            return padding
+        causal = bias_of(torch.ones(size, self.used + size).tril(self.used))
+        return causal if padding is None else padding + causal
 
     def rows(self, begin: int, end: int) -> StaticCache:
         """Some of the rows, as a cache over the same tensors."""
@@ -86,8 +114,8 @@ class StaticCache:
         part.bias = None if self.bias is None else self.bias[begin:end]
         return part
 
-    def padding(self, size: int = 1) -> Tensor | None:
-        """The bias of the next positions over all before them and themselves, [B, 1, 1, used + size]."""
+    def _padding(self, size: int) -> Tensor | None:
+        """[B, 1, 1, used + size]."""
         if self.bias is not None and (missing := self.used + size - self.bias.shape[-1]) > 0:
             # What follows the prefill is seen by every row.
             self.bias = F.pad(self.bias, (0, missing + _AHEAD))
@@ -102,3 +130,8 @@ class StaticCache:
         """See :class:`Cache`."""
         self._held = [held[:, :n] for held in self._held]
         self.bias = None if self.bias is None else self.bias[:n]
+
+
+def bias_of(mask: Tensor) -> Tensor:
+    """What is added to scores, float32: 0 where a mask is set, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, float("-inf"))

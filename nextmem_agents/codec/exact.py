@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from nextmem_agents.codec.batches import BATCH, in_batches
 from nextmem_agents.codec.decoder import cached_leads, greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.drafting import MOST, can_draft, greedy_from_drafts
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.repair import MARGIN, Repair
@@ -170,8 +170,8 @@ def _proven(
         lengths = [len(row) for row in ids]
 
         def decoded(rows: list[int]) -> list[bytes]:
-            part = _part_of(latents, rows)
-            return _decode(codec, *part, [lengths[i] for i in rows], [repairs[i] for i in rows])
+            part = Latents(*_part_of(latents, rows), latents.fingerprint)
+            return _decode(codec, part, [lengths[i] for i in rows], [repairs[i] for i in rows], drafted=False)
 
         found = _batched(codec, lengths, decoded, decodes=True)
     return [one == text for one, text in zip(found, texts, strict=True)]
@@ -236,10 +236,10 @@ def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, 
         return text, True
     if payload.kept_text is not None:
         return payload.kept_text, True
-    # A near-tie may have fallen otherwise in this batch; alone is how a batch cannot matter.
+    # A near-tie may have fallen otherwise in this batch; alone and step by step is how a batch cannot matter.
     for profile in (codec.profile, payload.profile):
         try:
-            again = decode_payloads(codec.in_profile(profile), [payload])[0]
+            again = decode_payloads(codec.in_profile(profile), [payload], drafted=False)[0]
         except InvalidArgument as error:  # the recorded device is not here
             _log.warning("a chunk could not be decoded in its own profile: %s", error)
             break
@@ -248,21 +248,28 @@ def _checked(codec: LatentCodec, payload: Payload, text: bytes) -> tuple[bytes, 
     return text, False
 
 
-def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload]) -> list[bytes]:
-    """The decoder's greedy output for latent payloads, in one batch, with their repairs put in."""
-    rows: list[QuantizedLatents] = [payload.latents for payload in payloads if payload.latents is not None]
-    latents = codec.dequantize(rows)
+def decode_payloads(codec: LatentCodec, payloads: Sequence[Payload], drafted: bool = True) -> list[bytes]:
+    """The decoder's greedy output for latent payloads, in one batch, with their repairs put in.
+
+    Args:
+        codec: that wrote them.
+        payloads: with latents.
+        drafted: begin with a draft of the texts where that is faster.
+    """
+    latents = codec.dequantize([payload.latents for payload in payloads if payload.latents is not None])
     steps = [payload.n_tokens for payload in payloads]
     repairs = [Repair(payload.repair, payload.n_wrong) for payload in payloads]
-    return _decode(codec, latents.values, latents.lengths, steps, repairs)
+    return _decode(codec, latents, steps, repairs, drafted)
 
 
 def _decode(
-    codec: LatentCodec, values: Tensor, lengths: Tensor, steps: Sequence[int], repairs: Sequence[Repair]
+    codec: LatentCodec, latents: Latents, steps: Sequence[int], repairs: Sequence[Repair], drafted: bool
 ) -> list[bytes]:
     forced: list[Mapping[int, int]] = [dict(repair.tokens) for repair in repairs]
-    with torch.inference_mode():
-        ids = greedy_batch(
-            codec.decoder, codec.config, values, lengths, steps=steps, repairs=forced, stop_at_end=False
-        )
+    given = codec.decoder, codec.config, latents.values, latents.lengths
+    drafts = codec.draft(latents) if drafted and len(steps) <= MOST and can_draft(codec.decoder) else None
+    if drafts is None:
+        ids = greedy_batch(*given, steps=steps, repairs=forced, stop_at_end=False)
+    else:
+        ids = greedy_from_drafts(*given, steps=steps, repairs=forced, drafts=drafts)
     return [codec.tokenizer.to_bytes(row) for row in ids]

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextmem_agents.codec.batches import at_once
-from nextmem_agents.codec.cache import StaticCache
+from nextmem_agents.codec.cache import StaticCache, bias_of
 from nextmem_agents.codec.lora import LoraLinear
 from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, MULTIPLIES_BFLOAT16, Matrix, matrix
 
@@ -160,7 +160,7 @@ class FusedLayers:
         bias = None
         padded = not bool(mask.all())
         if padded and length > 1:
-            bias = _bias(mask[:, None].expand(-1, length, -1).tril())[:, None]
+            bias = bias_of(mask[:, None].expand(-1, length, -1).tril())[:, None]
         cos, sin = self._rotation(positions)
         if cache is not None:
             cache.allocate(batch, length, self.key_heads, self.width, self._attended(cache))
@@ -173,17 +173,14 @@ class FusedLayers:
         parts = at_once(run, _parts(batch, length, x.device))
         if cache is not None:
             cache.used = length
-            cache.bias = _bias(mask)[:, None, None] if padded else None
+            cache.bias = bias_of(mask)[:, None, None] if padded else None
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def step(self, x: Tensor, positions: Tensor, cache: StaticCache) -> Tensor:
         """Hidden states [B, S, D] of S more positions, each of which sees all before it but padding."""
         size = x.shape[1]
-        bias = cache.padding(size)
-        if size > 1:
-            causal = _bias(torch.ones(size, cache.used + size, device=x.device).tril(cache.used))
-            bias = causal if bias is None else bias + causal
-        out = self._run(self.layers, x, *self._rotation(positions), bias, cache, causal=False, last=False)
+        sight = cache.sight(size)
+        out = self._run(self.layers, x, *self._rotation(positions), sight, cache, causal=False, last=False)
         cache.used += size
         return out
 
@@ -333,8 +330,3 @@ def _merged(module: Any) -> Tensor:
     linear: Any = module.linear
     merged: Tensor = linear.weight.float() + (module.b.float() @ module.a.float()) * module.scale
     return merged
-
-
-def _bias(mask: Tensor) -> Tensor:
-    """0 where a mask is set, minus infinity elsewhere, float32."""
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, float("-inf"))
