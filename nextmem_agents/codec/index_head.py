@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.largest import largest
 from nextmem_agents.codec.latents import length_mask
+from nextmem_agents.codec.matrix import GAINS_BY_BFLOAT16
 from nextmem_agents.errors import CheckpointError
 
 FILE = "index_head.safetensors"
@@ -58,6 +59,7 @@ class IndexHead(nn.Module):
         # The direction of each token: where a term vector points that stands for it.
         self.tokens = nn.Parameter(F.normalize(torch.randn(vocabulary, term_size), dim=-1))
         self.sharpness = nn.Parameter(torch.tensor([3.0]))
+        self._directions: Tensor | None = None  # of a head that is no longer trained
         self.to_index = (
             nn.Embedding(vocabulary, index_size) if vocabulary else nn.Linear(width, index_size, bias=False)
         )
@@ -98,6 +100,18 @@ class IndexHead(nn.Module):
         found = [_likeliest(logits) for logits in self._logits(terms)]
         named, certainty = (torch.cat(each).view(terms.shape[:-1]) for each in zip(*found, strict=True))
         return named, certainty
+
+    def nearest_tokens(self, terms: Tensor) -> Tensor:
+        """The token that each term vector [..., term_size] names, int64 [...], as :meth:`named_tokens` but for near-ties.
+
+        In bfloat16 where the processor has a unit for it, and without what makes a probability: for a guess.
+        """
+        if self._directions is None:
+            dtype = torch.bfloat16 if GAINS_BY_BFLOAT16 else self.tokens.dtype
+            self._directions = F.normalize(self.tokens, dim=-1).T.to(dtype).contiguous()
+        rows = terms.flatten(0, -2).to(self._directions.dtype)
+        found = [largest(part @ self._directions)[1] for part in torch.split(rows, _ROWS)]
+        return torch.cat(found).view(terms.shape[:-1])
 
     def expected(self, terms: Tensor) -> Tensor:
         """Term vectors [..., term_size] turned to the mean direction of the tokens they may name, their norms kept.

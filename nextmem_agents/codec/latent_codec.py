@@ -221,7 +221,7 @@ class LatentCodec(AnsweringCodec):
             return None
         with torch.inference_mode():
             terms, _ = self.index_head.terms(latents.values.float(), latents.lengths)
-            return self.index_head.named_tokens(terms)[0]
+            return self.index_head.nearest_tokens(terms)
 
     @property
     def projects(self) -> bool:

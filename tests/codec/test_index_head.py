@@ -153,3 +153,16 @@ def test_memories_are_ranked_by_late_interaction(headed: LatentCodec) -> None:
             # What is stored is quantised, the query is not.
             assert best.score > 0.9
     assert dataclasses.asdict(headed.config)["fingerprint"] == headed.fingerprint
+
+
+def test_tokens_named_in_haste_are_those_of_the_probabilities_but_for_near_ties() -> None:
+    codec = LatentCodec.load()
+    assert codec.index_head is not None
+    latents = codec.encode(["She moved to Lisbon in May, and took both of her cats along.", "He did not."])
+    with torch.inference_mode():
+        terms, counts = codec.index_head.terms(latents.values, latents.lengths)
+        named, _ = codec.index_head.named_tokens(terms)
+        guessed = codec.index_head.nearest_tokens(terms)
+    there = torch.arange(terms.shape[1]) < counts[:, None]
+    assert guessed.shape == named.shape
+    assert float((guessed == named)[there].float().mean()) > 0.95
