@@ -102,7 +102,7 @@ class IndexHead(nn.Module):
         return named, certainty
 
     def nearest_tokens(self, terms: Tensor) -> Tensor:
-        """The token that each term vector [..., term_size] names, int64 [...], as :meth:`named_tokens` but for near-ties.
+        """The token that each term vector [..., term_size] names, int64 [...]; near-ties may fall either way.
 
         In bfloat16 where the processor has a unit for it, and without what makes a probability: for a guess.
         """
