@@ -35,9 +35,7 @@ from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, MULTIPLIES_BFLOAT16, 
 _MAX_MERGED_BYTES = 2**32
 _ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # those whose frequencies never change
 _MAX_PACKED = 2**28  # values of the layers of which a second copy is kept for a few rows
-_ROUNDED = (
-    2**16
-)  # values of a weight from which on products in bfloat16 take less time with the rounding, too
+_ROUNDED = 2**16  # values of a weight from which on rounding for a product in bfloat16 is worth its time
 _PART = 512  # positions of a prefill computed together: their activations stay in the processor's cache
 _SHARED = 1024  # positions of a prefill from which on threads have a part each
 
