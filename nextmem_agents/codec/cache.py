@@ -44,7 +44,9 @@ class StaticCache:
     """Keys and values in tensors of a fixed capacity, written in place; they grow only if it is exceeded.
 
     Attributes:
-        used: positions that are written, where :meth:`place` does not say otherwise.
+        held: of each layer keys and values, [2, B, heads, capacity, width].
+        used: positions that are written, where ``columns`` does not say otherwise.
+        columns: int64 [B, S], where the next positions of each row are written; see :meth:`place`.
         bias: [B, 1, 1, prefilled], added to the scores of what follows: minus infinity at padding; None where no row
             is padded.
         rounds: what is computed with it may be rounded to bfloat16.
@@ -54,52 +56,43 @@ class StaticCache:
         self.used = 0
         self.rounds = rounds
         self.bias: Tensor | None = None
-        self._places: tuple[Tensor, Tensor, int] | None = None
+        self.held: list[Tensor] = []
+        self.columns: Tensor | None = None
+        self._end = 0  # of the columns that are seen
         self._layers = layers
         self._capacity = capacity
-        self._held: list[Tensor] = []  # per layer keys and values, [2, B, heads, capacity, width]
 
     def allocate(self, batch: int, length: int, heads: int, width: int, like: Tensor) -> None:
         """Make room for ``batch`` rows, and for ``length`` positions at least."""
         shape = (2, batch, heads, max(self._capacity, length), width)
-        self._held = [like.new_empty(shape) for _ in range(self._layers)]
+        self.held = [like.new_empty(shape) for _ in range(self._layers)]
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [B, S, heads, width] of one layer behind what is there; returns all of it, [B, heads, T, width].
-
-        ``used`` is moved on by the caller, once all layers are written.
-        """
-        held = self._held[layer]
-        if self._places is not None:
-            rows, columns, end = self._places
-            held[0][rows, :, columns] = keys
-            held[1][rows, :, columns] = values
-            return held[0, :, :, :end], held[1, :, :, :end]
-        end = self.used + keys.shape[1]
-        if end > held.shape[3]:
-            more = held.new_empty(*held.shape[:3], max(held.shape[3], keys.shape[1]), held.shape[4])
-            held = torch.cat([held, more], 3)
-            self._held[layer] = held
-        held[0, :, :, self.used : end] = keys.transpose(1, 2)
-        held[1, :, :, self.used : end] = values.transpose(1, 2)
-        return held[0, :, :, :end], held[1, :, :, :end]
+    def reserve(self, size: int) -> int:
+        """Make room for ``size`` more positions, where :meth:`place` names none; the columns that are seen then."""
+        if self.columns is not None:
+            return self._end
+        end = self.used + size
+        for layer, held in enumerate(self.held):
+            if end > held.shape[3]:
+                more = held.new_empty(*held.shape[:3], max(held.shape[3], size), held.shape[4])
+                self.held[layer] = torch.cat([held, more], 3)
+        return end
 
     def place(self, columns: Tensor) -> None:
         """Write the next positions of each row to these columns, int64 [B, S], over what is there, and within capacity.
 
         Each sees all columns up to its own, but padding.
         """
-        if self._places is None:
-            for held in self._held:  # what is not seen counts nothing, unless it is no number
+        if self.columns is None:
+            for held in self.held:  # what is not seen counts nothing, unless it is no number
                 held[:, :, :, self.used :].zero_()
-        self._places = torch.arange(len(columns))[:, None], columns, int(columns.max()) + 1
+        self.columns, self._end = columns, int(columns.max()) + 1
 
     def sight(self, size: int) -> Tensor | None:
         """The bias of the next positions over all that is held then, [B or 1, 1, S or 1, T]; None: they see all."""
-        if self._places is not None:
-            _, columns, end = self._places
-            bias = bias_of(torch.arange(end) <= columns[:, None, :, None])
-            return bias if self.bias is None else bias + F.pad(self.bias, (0, end - self.bias.shape[-1]))
+        if self.columns is not None:
+            bias = bias_of(torch.arange(self._end) <= self.columns[:, None, :, None])
+            return bias if self.bias is None else bias + F.pad(self.bias, (0, self._end - self.bias.shape[-1]))
         padding = self._padding(size)
         if size == 1:
             return padding
@@ -110,7 +103,7 @@ class StaticCache:
         """Some of the rows, as a cache over the same tensors."""
         part = StaticCache(self._layers, self._capacity, self.rounds)
         part.used = self.used
-        part._held = [held[:, begin:end] for held in self._held]
+        part.held = [held[:, begin:end] for held in self.held]
         part.bias = None if self.bias is None else self.bias[begin:end]
         return part
 
@@ -123,12 +116,12 @@ class StaticCache:
 
     def select(self, rows: Tensor) -> None:
         """See :class:`Cache`."""
-        self._held = [held.index_select(1, rows) for held in self._held]
+        self.held = [held.index_select(1, rows) for held in self.held]
         self.bias = None if self.bias is None else self.bias.index_select(0, rows)
 
     def keep_first(self, n: int) -> None:
         """See :class:`Cache`."""
-        self._held = [held[:, :n] for held in self._held]
+        self.held = [held[:, :n] for held in self.held]
         self.bias = None if self.bias is None else self.bias[:n]
 
 

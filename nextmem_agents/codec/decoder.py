@@ -13,8 +13,7 @@ from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.cache import Cache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.encoder import pad_ids
-from nextmem_agents.codec.largest import largest
-from nextmem_agents.codec.leads import leads, leads_of
+from nextmem_agents.codec.leads import choices, leads, leads_of
 from nextmem_agents.codec.repair import forced_tokens
 from nextmem_agents.errors import InvalidArgument
 
@@ -138,7 +137,7 @@ def continue_greedily(
     ended = torch.zeros(len(rows), dtype=torch.bool, device=backbone.device)
     written: list[tuple[list[int], Tensor]] = []
     for t in range(limits[0]):
-        _, best = largest(backbone.logits(last))
+        best = choices(backbone, last)
         if t in repaired_at:
             best = torch.where(forced[:, t] >= 0, forced[:, t], best)
         written.append((rows, best))

@@ -19,7 +19,7 @@ from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.cache import StaticCache
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.decoder import prefix
-from nextmem_agents.codec.largest import largest
+from nextmem_agents.codec.leads import choices
 from nextmem_agents.codec.repair import forced_tokens
 
 MOST = 8
@@ -102,4 +102,4 @@ def greedy_from_drafts(
 
 def _choices(backbone: Backbone, states: Tensor) -> Tensor:
     """The token that each hidden state [B, S, D] chooses, [B, S]."""
-    return largest(backbone.logits(states.flatten(0, 1)))[1].view(states.shape[:2])
+    return choices(backbone, states.flatten(0, 1)).view(states.shape[:2])

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from nextmem_agents.codec.batches import at_once
 from nextmem_agents.codec.cache import StaticCache, bias_of
+from nextmem_agents.codec.layers import attend, rms_norm, scripted
 from nextmem_agents.codec.lora import LoraLinear
 from nextmem_agents.codec.matrix import EMULATES_BFLOAT16, MULTIPLIES_BFLOAT16, Matrix, matrix
 
@@ -54,6 +55,26 @@ class _Layer:
     gate_up: Matrix
     down: Matrix
 
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        """All of them."""
+        return self.qkv, self.out, self.gate_up, self.down
+
+
+class _Stack:
+    """Layers, and what :func:`run_layers` takes of them: nothing where a matrix is more than its weight."""
+
+    def __init__(self, layers: list[_Layer]):
+        self.layers = layers
+        self.weights: list[Tensor] = []
+        self.biases: list[Tensor | None] = []
+        if not all(each.is_plain for layer in layers for each in layer.matrices):
+            return
+        for layer in layers:
+            qkv, out, gate_up, down = (each.weight for each in layer.matrices)
+            self.weights += [layer.before_attention, qkv, layer.head_norms, out, layer.before_mlp, gate_up, down]
+            self.biases += [layer.qkv_bias, layer.out_bias]
+
 
 class FusedLayers:
     """The decoder layers and the final norm of one Qwen3 model on one device.
@@ -76,9 +97,10 @@ class FusedLayers:
         self.width: int = model.model.layers[0].self_attn.head_dim
         modules = (module for layer in model.model.layers for module in _linears(layer).values())
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
-        self.layers = [self._layer(layer) for layer in model.model.layers]
-        self._rounds = rounds and all(map(_gains_by_rounding, self.layers))
-        self._rounded = [_rounded(layer) for layer in self.layers] if self._rounds else self.layers
+        layers = [self._layer(layer) for layer in model.model.layers]
+        self.stack = _Stack(layers)
+        self._rounds = rounds and all(map(_gains_by_rounding, layers))
+        self._rounded = _Stack([_rounded(layer) for layer in layers]) if self._rounds else self.stack
         native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
         self.norm: Tensor = model.model.norm.weight.float()
         # What attention computes in, and the cache holds.
@@ -137,7 +159,7 @@ class FusedLayers:
 
     def new_cache(self, capacity: int, rounds: bool) -> StaticCache:
         """An empty cache for so many positions."""
-        return StaticCache(len(self.layers), capacity, rounds)
+        return StaticCache(len(self.stack.layers), capacity, rounds)
 
     def _attended(self, cache: StaticCache) -> Tensor:
         """An empty tensor of the type that attention computes in."""
@@ -154,7 +176,7 @@ class FusedLayers:
     ) -> Tensor:
         """Hidden states of a prompt; see :meth:`Backbone.hidden`. The cache, if any, is still empty."""
         batch, length = mask.shape
-        layers = self._rounded if cache is not None and cache.rounds else self.layers
+        layers = self._rounded if cache is not None and cache.rounds else self.stack
         bias = None
         padded = not bool(mask.all())
         if padded and length > 1:
@@ -178,7 +200,7 @@ class FusedLayers:
         """Hidden states [B, S, D] of S more positions, each of which sees all before it but padding."""
         size = x.shape[1]
         sight = cache.sight(size)
-        out = self._run(self.layers, x, *self._rotation(positions), sight, cache, causal=False, last=False)
+        out = self._run(self.stack, x, *self._rotation(positions), sight, cache, causal=False, last=False)
         cache.used += size
         return out
 
@@ -193,7 +215,7 @@ class FusedLayers:
 
     def _run(
         self,
-        layers: list[_Layer],
+        layers: _Stack,
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -202,47 +224,35 @@ class FusedLayers:
         causal: bool,
         last: bool,
     ) -> Tensor:
-        batch, length, _ = x.shape
-        heads, rotated = self.heads, self.heads + self.key_heads
-        dtype, x = x.dtype, x.float()
-        attended = (self._like if cache is None else self._attended(cache)).dtype
-        bias = None if bias is None else bias.to(attended)
-        final = len(layers) - 1
-        for i, layer in enumerate(layers):
-            normed = _rms_norm(x, self.epsilon).mul_(layer.before_attention)
-            split = layer.qkv.times(normed)
+        dtype, length, x = x.dtype, x.shape[1], x.float()
+        last = last and length > 1
+        like = self._like if cache is None else self._attended(cache)
+        bias = None if bias is None else bias.to(like.dtype)
+        held, used, columns, end = [], 0, None, 0
+        if cache is not None:
+            end = cache.reserve(length)
+            held, used, columns = cache.held, cache.used, cache.columns
+        if layers.weights and not x.requires_grad:
+            x = scripted()(
+                x, cos, sin, bias, causal, last, held, used, columns, end,
+                layers.weights, layers.biases, self.epsilon, like, self.heads,
+            )  # fmt: skip
+            return rms_norm(x, self.norm, self.epsilon).to(dtype)
+        for i, layer in enumerate(layers.layers):
+            split = layer.qkv.times(rms_norm(x, layer.before_attention, self.epsilon))
             if layer.qkv_bias is not None:
                 split += layer.qkv_bias
-            split = split.view(batch, length, -1, self.width)
-            both = _rms_norm(split[:, :, :rotated], self.epsilon).mul_(layer.head_norms)
-            both = torch.addcmul(both * cos, both.roll(self.width // 2, -1), sin)
-            values = split[:, :, rotated:]
-            if attended != both.dtype:
-                both, values = both.to(attended), values.to(attended)
-            queries, keys = both[:, :, :heads], both[:, :, heads:]
-            if cache is None:
-                keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            else:
-                keys, values = cache.extend(i, keys, values)
-            only_last = last and length > 1 and i == final
-            if only_last:
-                queries, x = queries[:, -1:], x[:, -1:]
-                bias = None if bias is None else bias[:, :, -1:]
-            mixed = F.scaled_dot_product_attention(
-                queries.transpose(1, 2),
-                keys,
-                values,
-                attn_mask=bias,
-                is_causal=causal and bias is None and not only_last and length > 1,
-                enable_gqa=heads != self.key_heads,
-            )
-            x = layer.out.times_plus(mixed.transpose(1, 2).flatten(2), x)
+            only_last = last and i == len(layers.layers) - 1
+            mixed = attend(
+                split, cos, sin, layer.head_norms, self.epsilon, like, self.heads, bias, causal, only_last,
+                held[i] if held else None, used, columns, end,
+            )  # fmt: skip
+            x = layer.out.times_plus(mixed, x[:, -1:] if only_last else x)
             if layer.out_bias is not None:
                 x += layer.out_bias
-            normed = _rms_norm(x, self.epsilon).mul_(layer.before_mlp)
-            gate, up = layer.gate_up.product(normed).chunk(2, -1)
+            gate, up = layer.gate_up.product(rms_norm(x, layer.before_mlp, self.epsilon)).chunk(2, -1)
             x = layer.down.times_plus(F.silu(gate).mul_(up), x)
-        return _rms_norm(x, self.epsilon).mul_(self.norm).to(dtype)
+        return rms_norm(x, self.norm, self.epsilon).to(dtype)
 
 
 def _parts(batch: int, length: int, device: torch.device) -> list[slice]:
@@ -259,14 +269,8 @@ def _parts(batch: int, length: int, device: torch.device) -> list[slice]:
     return [slice(i * batch // count, (i + 1) * batch // count) for i in range(count)]
 
 
-def _rms_norm(x: Tensor, epsilon: Tensor) -> Tensor:
-    """x / sqrt(mean(x²) + ε) over the last dimension; torch's own takes more and slower steps on a CPU."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
 def _gains_by_rounding(layer: _Layer) -> bool:
-    weights = [each.weight for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    weights = [each.weight for each in layer.matrices]
     return all(weight.dtype == torch.float32 and weight.numel() >= _ROUNDED for weight in weights)
 
 

@@ -25,6 +25,25 @@ MULTIPLIES_BFLOAT16 = _PACKS and not EMULATES_BFLOAT16  # then training computes
 GAINS_BY_BFLOAT16 = MULTIPLIES_BFLOAT16 and torch.cpu._is_amx_tile_supported()
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """X W in the weight's type, for x [..., E] and a weight [E, D]; TorchScript compiles it, too."""
+    x = x.to(weight.dtype)
+    if weight.dtype == torch.bfloat16 and x.numel() == x.shape[-1] and not x.requires_grad:
+        # One row is three times as fast by torch's product of matrix and vector as by that of matrices.
+        row = torch.mv(weight.t(), x.flatten())
+        for _ in range(x.dim() - 1):
+            row = row.unsqueeze(0)
+        return row
+    return torch.matmul(x, weight)
+
+
+def product_plus(x: Tensor, weight: Tensor, summand: Tensor) -> Tensor:
+    """X W + S in float32, for x [B, S, E] of any type and a summand [B, S, D]; TorchScript compiles it, too."""
+    if weight.dtype == torch.float32:
+        return torch.addmm(summand.flatten(0, 1), x.float().flatten(0, 1), weight).view(summand.shape)
+    return product(x, weight) + summand
+
+
 class Matrix:
     """A float32 weight [E, D]; rows are multiplied with it from the left.
 
@@ -44,6 +63,11 @@ class Matrix:
         if pack and self.packs(weight):
             dtype = self._packed_dtype
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.t().to(dtype).contiguous(), 32)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether :func:`product` and :func:`product_plus` with the weight are all there is to it."""
+        return self._packed is None
 
     @staticmethod
     def packs(weight: Tensor) -> bool:
@@ -66,27 +90,26 @@ class Matrix:
     def product(self, x: Tensor) -> Tensor:
         """X W in the type that it is multiplied in, for x [..., E]."""
         if self._is_packed_for(x):
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
-            return product
+            found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, None, "none", [], "")
+            return found
         return self._product(x)
 
     def _product(self, x: Tensor) -> Tensor:
-        return torch.matmul(x, self.weight)
+        return product(x, self.weight)
 
     def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
         """X W + S in float32, for x [B, S, E] of any type and a summand [B, S, D]."""
         x = x.float()
         if self._is_packed_for(x):
             return self.times(x).add_(summand)
-        return torch.addmm(summand.flatten(0, 1), x.flatten(0, 1), self.weight).view(summand.shape)
+        return product_plus(x, self.weight, summand)
 
 
 class Bfloat16Matrix(Matrix):
     """A bfloat16 weight [E, D] for a CPU that multiplies in that type; rows are float32.
 
-    Rows are rounded to bfloat16, products summed in float32 and rounded again, as the type has it. One row is three
-    times as fast by torch's product of matrix and vector as by that of matrices, 2 to 256 up to twice with a copy in
-    oneDNN's layout.
+    Rows are rounded to bfloat16, products summed in float32 and rounded again, as the type has it. 2 to 256 rows are
+    up to twice as fast with a copy in oneDNN's layout.
 
     Args:
         weight: [E, D], the transpose of a contiguous tensor.
@@ -101,10 +124,7 @@ class Bfloat16Matrix(Matrix):
 
     def product(self, x: Tensor) -> Tensor:
         """See :class:`Matrix`."""
-        x = x.bfloat16()
-        if x[..., 0].numel() == 1 and not x.requires_grad:
-            return torch.mv(self.weight.t(), x.flatten()).view(*x.shape[:-1], -1)
-        return super().product(x)
+        return super().product(x.bfloat16())
 
     def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
         """See :class:`Matrix`."""
@@ -129,12 +149,17 @@ class EmulatedBfloat16Matrix(Bfloat16Matrix):
         super().__init__(weight, pack)
         self._wide = weight.float() if pack and self._packed is None else None
 
+    @property
+    def is_plain(self) -> bool:
+        """See :class:`Matrix`."""
+        return False
+
     def product(self, x: Tensor) -> Tensor:
         """See :class:`Matrix`; in float32."""
         x = x.bfloat16()
         rows = x[..., 0].numel()
         if rows == 1 and not x.requires_grad:
-            return super().product(x).float()
+            return product(x, self.weight).float()
         if rows <= _EMULATED_ROWS and self._packed is None and self._wide is None:
             return torch.matmul(x, self.weight).float()
         return Matrix.product(self, x.float())

@@ -75,7 +75,7 @@ def test_positions_placed_anew_are_those_of_single_steps(padded: bool) -> None:
         [backbone.step(after[:, i : i + 1], place[:, 4 + i : 5 + i], caches[0]) for i in range(6)], 1
     )
     assert isinstance(caches[1], StaticCache)
-    for held in caches[1]._held:
+    for held in caches[1].held:
         held[:, :, :, 4:] = float("nan")  # as memory may be found
     # First both rows with wrong tokens, then each on from where it is right: one at 1, one at 3.
     caches[1].place(4 + torch.arange(4).expand(2, -1))

@@ -113,7 +113,7 @@ def test_fused_matrices_cost_no_second_copy_of_the_weights(dtype: torch.dtype) -
     backbone = Backbone(model, fuse=True)
     assert backbone.fused
     projection = model.model.layers[0].self_attn.k_proj.weight
-    matrix = FusedLayers(model).layers[0].qkv
+    matrix = FusedLayers(model).stack.layers[0].qkv
     assert projection.untyped_storage().data_ptr() == matrix.weight.untyped_storage().data_ptr()
 
 
