@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -20,12 +21,6 @@ On two cores of an AMD EPYC 1.1 to 1.3 times as fast (`mini`, 32 and 64 rows): n
 every product. On a Xeon whose two virtual processors slow each other down, as those of one core do, only from 40 rows
 for each on: there 24 rows take 1.3 times as long, 48 1.1 times, 128 are 1.1 times as fast. A virtual machine does not
 tell which it is.
-"""
-LEAST_APART = 8
-"""The same where several threads ask, and the choice is between batches side by side and one thread alone.
-
-On that Xeon, 16 rows are compressed 1.4 times as fast side by side, and decoded .9 times; 6 rows 1.3 and .6 times:
-single steps of few rows mostly wait for Python's lock.
 """
 
 
@@ -50,14 +45,13 @@ def in_batches(
     work: Callable[[list[int]], Sequence[T]],
     side_by_side: bool,
     size: int = BATCH,
-    least_apart: int = LEAST_APART,
 ) -> list[T]:
     """``work`` on batches of like length, its results in the original order.
 
     As long as only the main thread asks, few rows are done by all of torch's threads together, and then by one alone.
     Another thread has a second team of them, more than there are processors, and from then on those of both wait for
     one another by sleeping: one text is decoded in 61 ms by two threads (Xeon; 76 by one), and in 240 where there are
-    two teams (75 by one).
+    two teams (75 by one). The rows are then divided among threads of one each, unless these work for somebody already.
 
     Args:
         lengths: of the rows.
@@ -65,19 +59,32 @@ def in_batches(
         side_by_side: do several batches at once if there are rows enough, each with a thread of its own; see
             :attr:`Backbone.side_by_side`.
         size: the most rows of a batch.
-        least_apart: see :data:`LEAST_APART`.
     """
     within = hasattr(_thread, "alone")
     apart = not within and _several_threads_ask()
     threads = torch.get_num_threads() if side_by_side and not within else 1
-    many = len(lengths) >= (least_apart if apart else LEAST_EACH) * threads
+    many = len(lengths) >= LEAST_EACH * threads
     alone = threads > 1 and (many or apart)
     each = _pool(threads).map if alone else map
     results: dict[int, T] = {}
-    for batches in by_length(lengths, size, threads if alone and many else 1):
-        for rows, found in zip(batches, each(work, batches), strict=True):
-            results.update(zip(rows, found, strict=True))
+    with _counted(alone) as others:
+        for batches in by_length(lengths, size, threads if alone and (many or not others) else 1):
+            for rows, found in zip(batches, each(work, batches), strict=True):
+                results.update(zip(rows, found, strict=True))
     return [results[i] for i in range(len(lengths))]
+
+
+@contextmanager
+def _counted(alone: bool) -> Iterator[int]:
+    """How many others the pool works for while it works for this caller."""
+    work = object()
+    others = len(_working)
+    if alone:
+        _working.add(work)
+    try:
+        yield others
+    finally:
+        _working.discard(work)
 
 
 def _several_threads_ask() -> bool:
@@ -104,6 +111,7 @@ def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
 
 
 _asking: set[int] = set()  # threads
+_working: set[object] = set()  # calls that the pools work for
 _thread = threading.local()  # "alone" is set in a pool's threads: work within work waits for no other thread
 _making = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -114,6 +122,7 @@ def _forget() -> None:
     _making = threading.Lock()
     _pools.clear()
     _asking.clear()
+    _working.clear()
 
 
 if hasattr(

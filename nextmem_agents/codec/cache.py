@@ -92,7 +92,9 @@ class StaticCache:
         """The bias of the next positions over all that is held then, [B or 1, 1, S or 1, T]; None: they see all."""
         if self.columns is not None:
             bias = bias_of(torch.arange(self._end) <= self.columns[:, None, :, None])
-            return bias if self.bias is None else bias + F.pad(self.bias, (0, self._end - self.bias.shape[-1]))
+            return (
+                bias if self.bias is None else bias + F.pad(self.bias, (0, self._end - self.bias.shape[-1]))
+            )
         padding = self._padding(size)
         if size == 1:
             return padding

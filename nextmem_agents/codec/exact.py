@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from nextmem_agents.codec.batches import BATCH, LEAST_APART, in_batches
+from nextmem_agents.codec.batches import BATCH, in_batches
 from nextmem_agents.codec.decoder import cached_leads, greedy_batch, teacher_forced_batch
 from nextmem_agents.codec.drafting import MOST, can_draft, greedy_from_drafts
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -182,9 +182,7 @@ def _batched(
 ) -> list[T]:
     """``work`` on batches of rows of like length; where it ``decodes`` in slots, with rows that wait for one."""
     size = WAITING if decodes and codec.decoder.slots is not None else BATCH
-    # From drafts, two texts are as much work for a thread as eight are step by step.
-    least = 2 if decodes and codec.index_head is not None and can_draft(codec.decoder) else LEAST_APART
-    return in_batches(lengths, work, codec.decoder.side_by_side, size, least)
+    return in_batches(lengths, work, codec.decoder.side_by_side, size)
 
 
 def _part_of(latents: Latents, rows: list[int]) -> tuple[Tensor, Tensor]:

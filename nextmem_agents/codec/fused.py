@@ -72,7 +72,15 @@ class _Stack:
             return
         for layer in layers:
             qkv, out, gate_up, down = (each.weight for each in layer.matrices)
-            self.weights += [layer.before_attention, qkv, layer.head_norms, out, layer.before_mlp, gate_up, down]
+            self.weights += [
+                layer.before_attention,
+                qkv,
+                layer.head_norms,
+                out,
+                layer.before_mlp,
+                gate_up,
+                down,
+            ]
             self.biases += [layer.qkv_bias, layer.out_bias]
 
 
@@ -99,6 +107,7 @@ class FusedLayers:
         self._pack = sum(_plain(module).weight.numel() for module in modules) <= _MAX_PACKED
         layers = [self._layer(layer) for layer in model.model.layers]
         self.stack = _Stack(layers)
+        self._run_layers = scripted()
         self._rounds = rounds and all(map(_gains_by_rounding, layers))
         self._rounded = _Stack([_rounded(layer) for layer in layers]) if self._rounds else self.stack
         native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
@@ -232,8 +241,8 @@ class FusedLayers:
         if cache is not None:
             end = cache.reserve(length)
             held, used, columns = cache.held, cache.used, cache.columns
-        if layers.weights and not x.requires_grad:
-            x = scripted()(
+        if layers.weights:
+            x = self._run_layers(
                 x, cos, sin, bias, causal, last, held, used, columns, end,
                 layers.weights, layers.biases, self.epsilon, like, self.heads,
             )  # fmt: skip

@@ -160,8 +160,7 @@ class LatentCodec(AnsweringCodec):
             moved = refinement.of(values, latents.lengths[rows], chosen)
             return [row[: lengths[i]] for row, i in zip(moved, rows, strict=True)]
 
-        # A row's step is as much work as those of many rows elsewhere.
-        rows = in_batches([len(row) for row in ids], work, self.decoder.side_by_side, least_apart=1)
+        rows = in_batches([len(row) for row in ids], work, self.decoder.side_by_side)
         values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return Latents(values, latents.lengths, self.fingerprint)
 

@@ -10,6 +10,7 @@ torch has it no more, the same functions run as Python.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nextmem_agents.codec.matrix import product, product_plus
+
+_compiling = threading.Lock()
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: Tensor) -> Tensor:
@@ -137,7 +140,20 @@ def run_layers(
         only_last = last and i == final
         of_layer = held[i] if len(held) > 0 else None
         mixed = attend(
-            split, cos, sin, head_norms, epsilon, like, heads, bias, causal, only_last, of_layer, used, columns, end
+            split,
+            cos,
+            sin,
+            head_norms,
+            epsilon,
+            like,
+            heads,
+            bias,
+            causal,
+            only_last,
+            of_layer,
+            used,
+            columns,
+            end,
         )
         x = product_plus(mixed, out, x[:, -1:] if only_last else x)
         if out_bias is not None:
@@ -147,11 +163,24 @@ def run_layers(
     return x
 
 
-@functools.cache
 def scripted() -> Callable[..., Tensor]:
     """:func:`run_layers` as TorchScript; itself where this torch has none."""
+    with _compiling:  # what ignores warnings does so for all threads
+        return _compiled()
+
+
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
     if not hasattr(torch.jit, "script"):
         return run_layers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(run_layers)
+        compiled = torch.jit.script(run_layers)
+
+    def run(*given: object) -> Tensor:
+        # To optimise it takes longer than it gains, and more memory.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            found: Tensor = compiled(*given)
+        return found
+
+    return run

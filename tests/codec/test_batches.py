@@ -64,24 +64,46 @@ def test_many_rows_are_done_by_several_threads_of_one_thread_each() -> None:
 
 def test_few_rows_are_done_by_all_threads_until_a_second_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "_asking", set())
-    ran: list[tuple[str, int]] = []
+    ran: list[tuple[str, int, int]] = []
 
     def few() -> None:
         def work(rows: list[int]) -> list[int]:
-            ran.append((threading.current_thread().name, torch.get_num_threads()))
+            ran.append((threading.current_thread().name, torch.get_num_threads(), len(rows)))
             return rows
 
-        in_batches([1, 2, 3], work, True)
+        assert in_batches([1, 2, 3], work, True) == [0, 1, 2]
 
     few()
     thread = threading.Thread(target=few)
     thread.start()
     thread.join()
     few()
-    assert ran[0] == (threading.main_thread().name, 2)
-    for name, threads in ran[1:]:
+    assert ran[0] == (threading.main_thread().name, 2, 3)
+    assert sorted(n for _, _, n in ran[1:]) == [1, 1, 2, 2]
+    for name, threads, _ in ran[1:]:
         assert name.startswith("nextmem-batch")
         assert threads == 1
+
+
+def test_few_rows_are_one_batch_while_the_threads_work_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_asking", {1, 2})
+    began, go_on = threading.Event(), threading.Event()
+
+    def waits(rows: list[int]) -> list[int]:
+        began.set()
+        assert go_on.wait(30)
+        return rows
+
+    other = threading.Thread(target=lambda: in_batches([1], waits, True))
+    other.start()
+    assert began.wait(30)
+    sizes: list[int] = []
+    in_batches([1, 2, 3], lambda rows: sizes.append(len(rows)) or rows, True)
+    go_on.set()
+    other.join()
+    assert sizes == [3]
+    in_batches([1, 2, 3], lambda rows: sizes.append(len(rows)) or rows, True)
+    assert sorted(sizes[1:]) == [1, 2]
 
 
 def test_work_within_work_waits_for_no_thread() -> None:
