@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextmem_agents import LatentCodec, NextMem
-from nextmem_agents.codec import decoder
+from nextmem_agents.codec import decoder, refinement
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.decoder import cached_leads
 from nextmem_agents.codec.exact import compress, decompress
@@ -147,9 +147,7 @@ def test_what_the_decoder_cannot_give_back_is_kept_literally(
     assert compress(codec, [text])[0][0].payload.literal is None
     with monkeypatch.context() as patched:
         # Every token would have to be repaired, which costs more than the text.
-        patched.setattr(
-            "nextmem_agents.codec.exact.cached_leads", lambda *args: [[-1.0] * len(row) for row in args[4]]
-        )
+        patched.setattr(refinement, "known_leads", lambda *args: [[-1.0] * len(row) for row in args[4]])
         assert compress(codec, [text])[0][0].payload.literal == text.encode()
     # A decoder whose steps are not asked at once is asked to decode, and what it gives back decides.
     monkeypatch.setattr(Backbone, "fused", property(lambda _: False))

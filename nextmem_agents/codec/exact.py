@@ -14,11 +14,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from nextmem_agents.codec.batches import BATCH, in_batches
-from nextmem_agents.codec.decoder import cached_leads, greedy_batch, teacher_forced_batch
+from nextmem_agents.codec.decoder import greedy_batch
 from nextmem_agents.codec.drafting import MOST, can_draft, greedy_from_drafts
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.codec.repair import MARGIN, Repair
+from nextmem_agents.codec.repair import Repair
 from nextmem_agents.codec.slots import WAITING
 from nextmem_agents.errors import CodecMismatch, EmptyText, InvalidArgument
 from nextmem_agents.quantization import Payload, QuantizedLatents, text_checksum
@@ -132,28 +132,15 @@ def _stored(codec: LatentCodec, ids: list[list[int]]) -> tuple[list[QuantizedLat
     Only rows that would need a repair are refined, those of all batches together. Where the cached decoder reads known
     tokens at little cost, repairs are those that it needs itself; elsewhere those that a parallel pass predicts.
     """
-
-    def check(latents: Latents, texts: list[list[int]]) -> list[Repair]:
-        def leads(rows: list[int]) -> list[list[float]]:
-            values, lengths = _part_of(latents, rows)
-            given = codec.decoder, codec.config, values, lengths, [texts[i] for i in rows]
-            return cached_leads(*given, MARGIN) if codec.decoder.fused else teacher_forced_batch(*given)[1]
-
-        found = _batched(codec, [len(text) for text in texts], leads)
-        return [Repair.of(text, lead) for text, lead in zip(texts, found, strict=True)]
-
-    encoded = codec.encode_ids(ids)
-    quantized = codec.quantize(encoded)
-    latents = codec.dequantize(quantized)
-    repairs = check(latents, ids)
-    lost = [i for i, repair in enumerate(repairs) if repair.tokens]
+    found = codec.attempts(codec.encode_ids(ids), ids)
+    lost = [i for i, attempt in enumerate(found) if attempt.lost]
     if lost and codec.config.refinement_steps:
-        chosen = [ids[i] for i in lost]
-        refined = codec.quantize(codec.refine(encoded[lost], chosen))
-        for i, row, repair in zip(lost, refined, check(codec.dequantize(refined), chosen), strict=True):
-            quantized[i], repairs[i] = row, repair
-        latents = codec.dequantize(quantized)
-    return quantized, latents, repairs
+        refined = codec.refine_attempts([found[i] for i in lost], [ids[i] for i in lost])
+        for i, attempt in zip(lost, refined, strict=True):
+            found[i] = attempt
+    repairs = [Repair.of(text, attempt.leads) for text, attempt in zip(ids, found, strict=True)]
+    quantized = [attempt.codes for attempt in found]
+    return quantized, codec.dequantize(quantized), repairs
 
 
 def _proven(

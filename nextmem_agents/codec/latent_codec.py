@@ -17,7 +17,7 @@ from nextmem_agents.codec.index_head import late_interaction
 from nextmem_agents.codec.latents import Latents, length_mask
 from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.projection import project
-from nextmem_agents.codec.refinement import Refinement
+from nextmem_agents.codec.refinement import Attempt, Refinement
 from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
 from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
 
@@ -129,7 +129,6 @@ class LatentCodec(AnsweringCodec):
 
         return in_batches([len(row) for row in ids], work, self.encoder.side_by_side)
 
-    @own_settings()
     def refine(self, latents: Latents, ids: Sequence[Sequence[int]]) -> Latents:
         """Latents from which, once quantised, the decoder gives their text, or more of it than before.
 
@@ -146,23 +145,51 @@ class LatentCodec(AnsweringCodec):
         self.check(latents)
         if not self.config.refinement_steps or not ids:
             return latents
+        refined = self.refine_attempts(self.attempts(latents, ids), ids)
+        values = torch.nn.utils.rnn.pad_sequence([each.values for each in refined], batch_first=True)
+        return Latents(values, latents.lengths, self.fingerprint)
 
-        def stored(values: Tensor, lengths: Tensor) -> Tensor:
-            return self.dequantize(self.quantize(Latents(values, lengths, self.fingerprint))).values
+    @own_settings()
+    def attempts(self, latents: Latents, ids: Sequence[Sequence[int]]) -> list[Attempt]:
+        """What would be stored of each row, and the lead that the decoder then gives each of its tokens.
+
+        Args:
+            latents: the encoder's.
+            ids: token ids of each row.
+        """
+
+        def work(rows: list[int]) -> list[Attempt]:
+            lengths = latents.lengths[rows]
+            values = latents.values[rows, : int(lengths.max())]
+            return self._refinement.attempts(values, lengths, [ids[i] for i in rows])
+
+        return in_batches([len(row) for row in ids], work, self.decoder.side_by_side)
+
+    @own_settings()
+    def refine_attempts(self, begun: Sequence[Attempt], ids: Sequence[Sequence[int]]) -> list[Attempt]:
+        """See :meth:`refine`.
+
+        Args:
+            begun: of :meth:`attempts`.
+            ids: token ids of each row.
+        """
+
+        def work(rows: list[int]) -> list[Attempt]:
+            return self._refinement.of([begun[i] for i in rows], [ids[i] for i in rows])
+
+        return in_batches([len(row) for row in ids], work, self.decoder.side_by_side)
+
+    @property
+    def _refinement(self) -> Refinement:
+        def codes(values: Tensor, lengths: Tensor) -> list[QuantizedLatents]:
+            return self.quantize(Latents(values, lengths, self.fingerprint))
+
+        def values(codes: list[QuantizedLatents]) -> Tensor:
+            return self.dequantize(codes).values
 
         table = self.quantization_table
-        unit = None if table is None else F.pad(table, (0, self.dim - len(table))).to(latents.values.device)
-        refinement = Refinement(self.decoder, self.config, stored, unit)
-        lengths = latents.lengths.tolist()
-
-        def work(rows: list[int]) -> list[Tensor]:
-            values, chosen = latents.values[rows, : max(lengths[i] for i in rows)], [ids[i] for i in rows]
-            moved = refinement.of(values, latents.lengths[rows], chosen)
-            return [row[: lengths[i]] for row, i in zip(moved, rows, strict=True)]
-
-        rows = in_batches([len(row) for row in ids], work, self.decoder.side_by_side)
-        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return Latents(values, latents.lengths, self.fingerprint)
+        unit = None if table is None else F.pad(table, (0, self.dim - len(table))).to(self.decoder.device)
+        return Refinement(self.decoder, self.config, codes, values, unit)
 
     @own_settings()
     def decode(self, latents: Latents, max_new_tokens: int = 256) -> list[str]:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
-from nextmem_agents.codec.decoder import forced_hidden
-from nextmem_agents.codec.leads import leads, rivals
+from nextmem_agents.codec.decoder import forced_hidden, known_leads
+from nextmem_agents.codec.leads import rivals
 from nextmem_agents.codec.repair import MARGIN
+from nextmem_agents.quantization import QuantizedLatents
 
 WANTED = 1.0
 """The lead, in logits, up to which a true token is pushed."""
@@ -35,39 +36,76 @@ _TOKENS = 1024  # of texts refined together
 
 
 @dataclass(frozen=True, eq=False)
+class Attempt:
+    """Latents of one text, and what the decoder makes of them once they are stored.
+
+    Attributes:
+        values: float32 [L, D].
+        codes: what is stored of them.
+        leads: of each token, of the decoder with the latents that the codes stand for; those of ``WANTED`` and more
+            may be given too small, but not below it.
+    """
+
+    values: Tensor
+    codes: QuantizedLatents
+    leads: list[float]
+
+    @property
+    def lost(self) -> int:
+        """Tokens that would need a repair."""
+        return sum(lead < MARGIN for lead in self.leads)
+
+
+@dataclass(frozen=True, eq=False)
 class Refinement:
     """What latents are moved for, and how far.
 
     Attributes:
         backbone: the model in its decoder role.
         config: the codec's configuration; ``refinement_steps`` steps are taken at the most.
-        stored: the latents that come back from a store, of latents [b, L, D] and lengths [b].
+        quantize: latents [b, L, D] and lengths [b] to codes.
+        dequantize: codes to the latents that they stand for, [b, L, D].
         unit: float32 [D], the RMS of each dimension, 0 where it is not kept; None: each row's own RMS.
     """
 
     backbone: Backbone
     config: CodecConfig
-    stored: Callable[[Tensor, Tensor], Tensor]
+    quantize: Callable[[Tensor, Tensor], list[QuantizedLatents]]
+    dequantize: Callable[[list[QuantizedLatents]], Tensor]
     unit: Tensor | None
 
-    def of(self, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Latents of which ``stored`` decodes to ``rows``, or to as many of their tokens as was reached.
+    def attempts(self, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]) -> list[Attempt]:
+        """Latents as they are.
 
         Args:
-            values: float32 [B, L, D], the encoder's.
+            values: float32 [B, L, D].
             lengths: int64 [B].
             rows: token ids of each row, none empty.
+        """
+        codes = self.quantize(values, lengths)
+        stored = self.dequantize(codes)
+        enough = WANTED if self.config.refinement_steps else MARGIN
+        found = known_leads(self.backbone, self.config, stored, lengths, rows, enough)
+        return [
+            Attempt(row[:n], code, leads)
+            for row, n, code, leads in zip(values, lengths.tolist(), codes, found, strict=True)
+        ]
 
-        Returns:
-            Float32 [B, L, D]: of each row the latents that lose the fewest tokens, the encoder's own if none is better.
+    def of(self, begun: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> list[Attempt]:
+        """Of each text the attempt that loses the fewest tokens: the one it began with, if none is better.
+
+        Args:
+            begun: where the steps begin.
+            rows: token ids of each row, none empty.
         """
         size = max(1, _TOKENS // max(map(len, rows)))
         parts = [slice(begin, begin + size) for begin in range(0, len(rows), size)]
-        return torch.cat([self._of_batch(values[part], lengths[part], rows[part]) for part in parts])
+        return [found for part in parts for found in self._of_batch(begun[part], rows[part])]
 
-    def _of_batch(self, values: Tensor, lengths: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _of_batch(self, begun: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> list[Attempt]:
         with torch.inference_mode(False), torch.enable_grad():
-            first, lengths = values.clone(), lengths.clone()  # those of inference carry no gradient
+            first = torch.nn.utils.rnn.pad_sequence([each.values for each in begun], batch_first=True).clone()
+            lengths = torch.tensor([len(each.values) for each in begun], device=first.device)
             unit = self.unit
             if unit is None:
                 of_rows = first.square().sum((1, 2)) / (lengths * first.shape[-1])
@@ -75,45 +113,47 @@ class Refinement:
             unit = unit.clone().expand_as(first)
             moved = torch.zeros_like(first, requires_grad=True)
             optimizer = torch.optim.Adam([moved], lr=STEP, betas=(0.9, 0.95))
-            schedule = torch.optim.lr_scheduler.LinearLR(
-                optimizer, 1.0, 0.1, max(1, self.config.refinement_steps)
-            )
-            best, missing = first.clone(), [len(row) + 1 for row in rows]
+            steps = self.config.refinement_steps
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, steps))
+            best, latest = list(begun), list(begun)
             active = list(range(len(rows)))
-            for step in range(self.config.refinement_steps + 1):
-                # What is stored is as wide as the longest row among those given to it.
+            for _ in range(steps):
+                active = [i for i in active if min(latest[i].leads) < ENOUGH]
+                if not active:
+                    break
+                # Codes are as wide as the longest row among those that are quantised together.
                 width = int(lengths[active].max())
                 now = first[active, :width] + moved[active, :width] * unit[active, :width]
-                kept = self.stored(now.detach(), lengths[active]).clone()
-                chosen = [rows[i] for i in active]
-                hidden = forced_hidden(
-                    self.backbone, self.config, now + (kept - now).detach(), lengths[active], chosen
-                )
-                losses = []
-                going = []
-                for place, i in enumerate(active):
-                    states = hidden[place, : len(rows[i])]
-                    true = torch.tensor(rows[i], device=states.device)
-                    with torch.no_grad():
-                        of_true = leads(self.backbone, states.detach(), true, enough=WANTED)
-                    lost = int((of_true < MARGIN).sum())
-                    if lost < missing[i] or (lost == missing[i] == 0):
-                        missing[i] = lost
-                        best[i, :width] = now[place].detach()
-                    if float(of_true.min()) < ENOUGH:
-                        going.append(i)
-                        weak = of_true < WANTED
-                        with torch.no_grad():
-                            others = rivals(self.backbone, states[weak], true[weak])
-                        losses.append(
-                            self.backbone.logits_of(states[weak], others).sum()
-                            - self.backbone.logits_of(states[weak], true[weak]).sum()
-                        )
-                if not going or step == self.config.refinement_steps:
-                    break
                 optimizer.zero_grad()
-                torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+                self._loss(now, [latest[i] for i in active], [rows[i] for i in active]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
-                active = going
+                now = (first[active, :width] + moved[active, :width] * unit[active, :width]).detach()
+                attempts = self.attempts(now, lengths[active], [rows[i] for i in active])
+                for i, attempt in zip(active, attempts, strict=True):
+                    latest[i] = attempt
+                    if attempt.lost < best[i].lost or attempt.lost == best[i].lost == 0:
+                        best[i] = attempt
             return best
+
+    def _loss(self, now: Tensor, latest: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> Tensor:
+        """By how much other tokens lead over the true ones, at all that are weak.
+
+        Args:
+            now: latents [b, L, D], with a gradient.
+            latest: what came of them.
+            rows: token ids of each row.
+        """
+        weak = [[t for t, lead in enumerate(each.leads) if lead < WANTED] for each in latest]
+        kept = self.dequantize([each.codes for each in latest]).clone()  # those of inference carry no gradient
+        lengths = torch.tensor([len(each.values) for each in latest], device=now.device)
+        # What comes behind the last weak token moves nothing.
+        begins = [row[: places[-1] + 1] for row, places in zip(rows, weak, strict=True)]
+        hidden = forced_hidden(self.backbone, self.config, now + (kept - now).detach(), lengths, begins)
+        states = torch.cat([states[places] for states, places in zip(hidden, weak, strict=True)])
+        true = torch.tensor(
+            [row[t] for row, places in zip(rows, weak, strict=True) for t in places], device=states.device
+        )
+        with torch.no_grad():
+            others = rivals(self.backbone, states.detach(), true)
+        return (self.backbone.logits_of(states, others) - self.backbone.logits_of(states, true)).sum()

@@ -142,7 +142,7 @@ def test_rows_are_refined_in_batches_of_so_many_tokens(
     inner = refinement.Refinement._of_batch
     monkeypatch.setattr(refinement, "_TOKENS", 64)
     monkeypatch.setattr(
-        refinement.Refinement, "_of_batch", lambda *given: sizes.append(len(given[3])) or inner(*given)
+        refinement.Refinement, "_of_batch", lambda *given: sizes.append(len(given[2])) or inner(*given)
     )
     ids = coarse.tokenizer.encode(NOTES)
     assert lost(coarse, coarse.refine(coarse.encode_ids(ids), ids), ids) == [0, 0, 0]
