@@ -14,11 +14,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
-from unittest import mock
 
 import torch
 from codec import texts
@@ -28,17 +26,17 @@ from timing import medians, milliseconds
 from torch import Tensor, nn
 
 from nextmem_agents import LatentCodec
-from nextmem_agents.codec import fused
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.decoder import prefix, teacher_forced_batch
 from nextmem_agents.codec.encoder import encode_batch
+from nextmem_agents.codec.fused import _Stack
+from nextmem_agents.codec.matrix import Matrix
 from nextmem_agents.codec.repair import MARGIN
 
 TOKENS, ROWS = 64, 32
 STEPS = 8  # decode steps timed together
 ROUNDS = 3
-Used = Callable[[], AbstractContextManager[None]]
 FLOAT, PLAIN, INT8, INT8_FUSED = (
     "float32, fused",
     "float32, transformers",
@@ -92,38 +90,45 @@ def quantized(model: Any) -> Any:
     return quantize(copied(model), {nn.Linear: per_channel_dynamic_qconfig})
 
 
-class Int8Products:
-    """Int8 forms of the matrices of one backbone's fused layers and of its output matrix."""
+class Int8Matrix(Matrix):
+    """A weight whose products are int8."""
 
-    def __init__(self, backbone: Backbone):
-        assert backbone._fused is not None  # noqa: S101 - narrows the type
-        self._packed: dict[int, Any] = {}
-        for layer in backbone._fused.layers:
-            for weight in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                self._packed[weight.data_ptr()] = _packed(weight.t())
-        self._head = _packed(backbone.model.get_output_embeddings().weight)
+    def __init__(self, weight: Tensor):
+        super().__init__(weight, pack=False)
+        self._integers = _packed(weight.t())
 
-    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        """In place of ``fused._linear``."""
-        return _product(x, self._packed[weight.data_ptr()])
+    @property
+    def is_plain(self) -> bool:
+        """See :class:`Matrix`."""
+        return False
 
-    def add_linear(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """In place of ``fused._add_linear``."""
-        return x + self.linear(y, weight) + (0 if bias is None else bias)
+    def product(self, x: Tensor) -> Tensor:
+        """See :class:`Matrix`."""
+        product: Tensor = torch.ops.quantized.linear_dynamic(x, self._integers, reduce_range=True)
+        return product
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """In place of ``Backbone.logits``."""
-        return _product(hidden, self._head)
+    def times_plus(self, x: Tensor, summand: Tensor) -> Tensor:
+        """See :class:`Matrix`."""
+        return self.product(x) + summand
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """The package's fused layers with these products."""
-        with (
-            mock.patch.object(fused, "_linear", self.linear),
-            mock.patch.object(fused, "_add_linear", self.add_linear),
-            mock.patch.object(Backbone, "logits", lambda _, hidden: self.logits(hidden)),
-        ):
-            yield
+
+def fused_int8(model: Any) -> Backbone:
+    """The package's fused layers with int8 products, the output matrix among them."""
+    backbone = Backbone(copied(model), fuse=True)
+    assert backbone._fused is not None  # noqa: S101 - narrows the type
+    layers = [
+        replace(
+            layer,
+            qkv=Int8Matrix(layer.qkv.weight),
+            out=Int8Matrix(layer.out.weight),
+            gate_up=Int8Matrix(layer.gate_up.weight),
+            down=Int8Matrix(layer.down.weight),
+        )
+        for layer in backbone._fused.stack.layers
+    ]
+    backbone._fused.stack = _Stack(layers)
+    backbone._head = Int8Matrix(backbone.model.get_output_embeddings().weight.t())
+    return backbone
 
 
 def _packed(weight: Tensor) -> Any:
@@ -134,36 +139,30 @@ def _packed(weight: Tensor) -> Any:
     return torch.ops.quantized.linear_prepack(integers, None)
 
 
-def _product(x: Tensor, packed: Any) -> Tensor:
-    product: Tensor = torch.ops.quantized.linear_dynamic(x, packed, reduce_range=True)
-    return product
-
-
 @torch.inference_mode()
 def measure(subject: Subject) -> dict[str, Found]:
     """What each way takes and changes."""
     float32 = Backbone(copied(subject.model), fuse=True)
-    ways: dict[str, tuple[Backbone, Used]] = {
-        FLOAT: (float32, nullcontext),
-        PLAIN: (Backbone(copied(subject.model)), nullcontext),
-        INT8: (Backbone(quantized(subject.model)), nullcontext),
-        INT8_FUSED: (float32, Int8Products(float32).used),
+    ways = {
+        FLOAT: float32,
+        PLAIN: Backbone(copied(subject.model)),
+        INT8: Backbone(quantized(subject.model)),
+        INT8_FUSED: fused_int8(subject.model),
     }
     # All decode the same latents: those of float32.
     latents, lengths = encode_batch(float32, subject.config, subject.ids)
     works: dict[str, Callable[[], object]] = {}
-    for way, (backbone, used) in ways.items():
+    for way, backbone in ways.items():
         for batch in (1, ROWS):
-            steps = Steps(backbone, subject.config, latents[:batch], lengths[:batch], used)
+            steps = Steps(backbone, subject.config, latents[:batch], lengths[:batch])
             works[f"{way}: step of {batch}"] = steps.run
-        works[f"{way}: prefill"] = Prefill(backbone, subject.ids[:ROWS], used).run
+        works[f"{way}: prefill"] = Prefill(backbone, subject.ids[:ROWS]).run
     times = medians(works, ROUNDS)
 
     found: dict[str, Found] = {}
-    for way, (backbone, used) in ways.items():
-        with used():
-            tokens, leads = predictions(backbone, subject, latents, lengths, ROWS)
-            tokens_alone, leads_alone = predictions(backbone, subject, latents, lengths, 1)
+    for way, backbone in ways.items():
+        tokens, leads = predictions(backbone, subject, latents, lengths, ROWS)
+        tokens_alone, leads_alone = predictions(backbone, subject, latents, lengths, 1)
         first = found[FLOAT].tokens if found else tokens
         found[way] = Found(
             step=times[f"{way}: step of 1"].processor / STEPS,
@@ -209,44 +208,39 @@ class Found:
 class Steps:
     """STEPS decode steps of a batch, each with its logits, after the prompt of [latents, SoD]."""
 
-    def __init__(self, backbone: Backbone, config: CodecConfig, latents: Tensor, lengths: Tensor, used: Used):
-        self.backbone, self.used = backbone, used
+    def __init__(self, backbone: Backbone, config: CodecConfig, latents: Tensor, lengths: Tensor):
+        self.backbone = backbone
         self.embeddings, self.mask, self.positions = prefix(backbone, config, latents, lengths)
         self.restart()
 
     def restart(self) -> None:
         """Fill the cache with the prompt again."""
-        with self.used():
-            self.cache = self.backbone.new_cache(TOKENS * 2)
-            last = self.backbone.hidden(self.embeddings, self.mask, self.positions, self.cache, last=True)[
-                :, 0
-            ]
+        self.cache = self.backbone.new_cache(TOKENS * 2)
+        last = self.backbone.hidden(self.embeddings, self.mask, self.positions, self.cache, last=True)[:, 0]
         self.last, self.position = last, self.positions[:, -1:]
 
     def run(self) -> None:
         """Go on by STEPS steps."""
-        with self.used():
-            for _ in range(STEPS):
-                best = self.backbone.logits(self.last).argmax(-1)
-                self.position = self.position + 1
-                embedded = self.backbone.embed_generated(best[:, None])
-                self.last = self.backbone.step(embedded, self.position, self.cache)[:, 0]
+        for _ in range(STEPS):
+            best = self.backbone.logits(self.last).argmax(-1)
+            self.position = self.position + 1
+            embedded = self.backbone.embed_generated(best[:, None])
+            self.last = self.backbone.step(embedded, self.position, self.cache)[:, 0]
 
 
 class Prefill:
     """The prefill of ROWS texts, to the last position's hidden state, with a cache, as encoding begins."""
 
-    def __init__(self, backbone: Backbone, ids: list[list[int]], used: Used):
-        self.backbone, self.used = backbone, used
+    def __init__(self, backbone: Backbone, ids: list[list[int]]):
+        self.backbone = backbone
         self.embeddings = backbone.embed(torch.tensor(ids))
         self.mask = torch.ones(self.embeddings.shape[:2], dtype=torch.int64)
         self.positions = torch.arange(TOKENS).expand(ROWS, -1)
 
     def run(self) -> None:
         """Once."""
-        with self.used():
-            cache = self.backbone.new_cache(TOKENS)
-            self.backbone.hidden(self.embeddings, self.mask, self.positions, cache, last=True)
+        cache = self.backbone.new_cache(TOKENS)
+        self.backbone.hidden(self.embeddings, self.mask, self.positions, cache, last=True)
 
 
 def predictions(

@@ -145,7 +145,9 @@ class Refinement:
             rows: token ids of each row.
         """
         weak = [[t for t, lead in enumerate(each.leads) if lead < WANTED] for each in latest]
-        kept = self.dequantize([each.codes for each in latest]).clone()  # those of inference carry no gradient
+        kept = self.dequantize(
+            [each.codes for each in latest]
+        ).clone()  # those of inference carry no gradient
         lengths = torch.tensor([len(each.values) for each in latest], device=now.device)
         # What comes behind the last weak token moves nothing.
         begins = [row[: places[-1] + 1] for row, places in zip(rows, weak, strict=True)]
