@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nextmem_agents.codec.backbone import Backbone
 from nextmem_agents.codec.largest import largest
-from nextmem_agents.codec.leads import leads, rivals
+from nextmem_agents.codec.leads import choices, leads, rivals
 from tests.codec import tiny
 
 TRUE = torch.arange(448)
@@ -64,6 +64,42 @@ def test_leads_are_exact_below_what_is_enough_and_never_too_large(backbone: Back
     assert bool((found[~below] >= enough).all())
     assert bool((found <= exact + 1e-5).all())
     assert bool((found < exact - 1e-5).any())  # most are not computed
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 40.0, 1e4]),
+    ahead=st.sampled_from([-30.0, 0.0, 0.5, 30.0]),
+    rows=st.integers(1, len(TRUE)),
+)
+def test_what_is_chosen_has_the_largest_float32_logit(
+    backbone: Backbone, seed: int, scale: float, ahead: float, rows: int
+) -> None:
+    weight = backbone.model.get_output_embeddings().weight
+    # Above one token's direction, below it, where most logits are negative, and where all are nearly alike.
+    hidden = (states(seed, scale) + ahead * weight)[:rows]
+    logits = backbone.logits(hidden)
+    chosen = choices(backbone, hidden)
+    assert chosen.dtype == torch.int64
+    own = logits.gather(1, chosen[:, None])[:, 0]
+    assert torch.allclose(own, logits.amax(-1), rtol=1e-6, atol=1e-6)
+
+
+def test_most_choices_take_no_float32_logits(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = backbone.model.get_output_embeddings().weight
+    asked: list[int] = []
+    inner = Backbone.logits
+    monkeypatch.setattr(Backbone, "logits", lambda self, h: asked.append(len(h)) or inner(self, h))
+    hidden = states(0, 0.3) + 60 * weight
+    found = choices(backbone, hidden)
+    assert sum(asked) < len(TRUE) / 4
+    asked.clear()
+    # All logits negative, which say nothing in bfloat16, or equal.
+    choices(backbone, torch.zeros_like(hidden))
+    assert asked == [len(TRUE)]
+    monkeypatch.undo()
+    assert torch.equal(found, backbone.logits(hidden).argmax(-1))
 
 
 def test_the_rival_is_the_token_that_the_lead_is_over(backbone: Backbone) -> None:
