@@ -26,6 +26,8 @@ WANTED = 1.0
 """The lead, in logits, up to which a true token is pushed."""
 ENOUGH = 2 * MARGIN
 """The lead of its weakest token at which a text is done: no repair is kept above half of it."""
+MEAN, SQUARE = 0.9, 0.95
+"""Adam's decay of the mean gradient, and of its mean square."""
 STEP = 0.03
 """Adam's step size, in units of each dimension's RMS; it falls to a tenth of it.
 
@@ -103,59 +105,59 @@ class Refinement:
         return [found for part in parts for found in self._of_batch(begun[part], rows[part])]
 
     def _of_batch(self, begun: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> list[Attempt]:
-        with torch.inference_mode(False), torch.enable_grad():
-            first = torch.nn.utils.rnn.pad_sequence([each.values for each in begun], batch_first=True).clone()
-            lengths = torch.tensor([len(each.values) for each in begun], device=first.device)
-            unit = self.unit
-            if unit is None:
-                of_rows = first.square().sum((1, 2)) / (lengths * first.shape[-1])
-                unit = of_rows.sqrt()[:, None, None]
-            unit = unit.clone().expand_as(first)
-            moved = torch.zeros_like(first, requires_grad=True)
-            optimizer = torch.optim.Adam([moved], lr=STEP, betas=(0.9, 0.95))
-            steps = self.config.refinement_steps
-            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, max(1, steps))
-            best, latest = list(begun), list(begun)
-            active = list(range(len(rows)))
-            for _ in range(steps):
-                active = [i for i in active if min(latest[i].leads) < ENOUGH]
-                if not active:
-                    break
-                # Codes are as wide as the longest row among those that are quantised together.
-                width = int(lengths[active].max())
-                now = first[active, :width] + moved[active, :width] * unit[active, :width]
-                optimizer.zero_grad()
-                self._loss(now, [latest[i] for i in active], [rows[i] for i in active]).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                now = (first[active, :width] + moved[active, :width] * unit[active, :width]).detach()
-                attempts = self.attempts(now, lengths[active], [rows[i] for i in active])
-                for i, attempt in zip(active, attempts, strict=True):
-                    latest[i] = attempt
-                    if attempt.lost < best[i].lost or attempt.lost == best[i].lost == 0:
-                        best[i] = attempt
-            return best
+        best, latest = list(begun), list(begun)
+        first = torch.nn.utils.rnn.pad_sequence([each.values for each in begun], batch_first=True)
+        lengths = torch.tensor([len(each.values) for each in begun], device=first.device)
+        unit = self.unit
+        if unit is None:
+            of_rows = first.square().sum((1, 2)) / (lengths * first.shape[-1])
+            unit = of_rows.sqrt()[:, None, None]
+        unit = unit.expand_as(first)
+        moved, mean, square = (torch.zeros_like(first) for _ in range(3))
+        active = list(range(len(rows)))
+        for step in range(self.config.refinement_steps):
+            going = [place for place, i in enumerate(active) if min(latest[i].leads) < ENOUGH]
+            if not going:
+                break
+            active = [active[place] for place in going]
+            # Codes are as wide as the longest row among those that are quantised together.
+            width = int(lengths[active].max())
+            first, unit, moved, mean, square = (
+                each[going, :width] for each in (first, unit, moved, mean, square)
+            )
+            texts = [rows[i] for i in active]
+            gradient = self._gradient([latest[i] for i in active], texts) * unit
+            # Adam (Kingma & Ba, arXiv 1412.6980); torch's takes a second and 60 MB when it is first imported.
+            mean = mean.lerp(gradient, 1 - MEAN)
+            square = square.lerp(gradient.square(), 1 - SQUARE)
+            size = STEP * (1 - 0.9 * step / self.config.refinement_steps) / (1 - MEAN ** (step + 1))
+            moved = moved - size * mean / (square / (1 - SQUARE ** (step + 1))).sqrt().add(1e-8)
+            attempts = self.attempts(first + moved * unit, lengths[active], texts)
+            for i, attempt in zip(active, attempts, strict=True):
+                latest[i] = attempt
+                if attempt.lost < best[i].lost or attempt.lost == best[i].lost == 0:
+                    best[i] = attempt
+        return best
 
-    def _loss(self, now: Tensor, latest: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> Tensor:
-        """By how much other tokens lead over the true ones, at all that are weak.
+    def _gradient(self, latest: Sequence[Attempt], rows: Sequence[Sequence[int]]) -> Tensor:
+        """Of how much other tokens lead over the true ones, at all that are weak, [b, L, D].
 
         Args:
-            now: latents [b, L, D], with a gradient.
-            latest: what came of them.
+            latest: what came of the latents.
             rows: token ids of each row.
         """
         weak = [[t for t, lead in enumerate(each.leads) if lead < WANTED] for each in latest]
-        kept = self.dequantize(
-            [each.codes for each in latest]
-        ).clone()  # those of inference carry no gradient
-        lengths = torch.tensor([len(each.values) for each in latest], device=now.device)
         # What comes behind the last weak token moves nothing.
         begins = [row[: places[-1] + 1] for row, places in zip(rows, weak, strict=True)]
-        hidden = forced_hidden(self.backbone, self.config, now + (kept - now).detach(), lengths, begins)
-        states = torch.cat([states[places] for states, places in zip(hidden, weak, strict=True)])
         true = torch.tensor(
-            [row[t] for row, places in zip(rows, weak, strict=True) for t in places], device=states.device
+            [row[t] for row, places in zip(rows, weak, strict=True) for t in places], device=latest[0].values.device
         )
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            # Through the codes as if they were the latents (straight-through); those of inference carry no gradient.
+            kept = self.dequantize([each.codes for each in latest]).clone().requires_grad_()
+            lengths = torch.tensor([len(each.values) for each in latest], device=kept.device)
+            hidden = forced_hidden(self.backbone, self.config, kept, lengths, begins)
+            states = torch.cat([states[places] for states, places in zip(hidden, weak, strict=True)])
             others = rivals(self.backbone, states.detach(), true)
-        return (self.backbone.logits_of(states, others) - self.backbone.logits_of(states, true)).sum()
+            lead = self.backbone.logits_of(states, others) - self.backbone.logits_of(states, true)
+            return torch.autograd.grad(lead.sum(), kept)[0]
