@@ -119,6 +119,11 @@ class Backbone:
         return self._fused is not None
 
     @property
+    def rounds(self) -> bool:
+        """Whether a cache that allows it has prompts multiplied in bfloat16; see :meth:`new_cache`."""
+        return self._fused is not None and self._fused.rounds
+
+    @property
     def device(self) -> torch.device:
         """Where inputs must be."""
         return self._model.get_input_embeddings().weight.device  # type: ignore[no-any-return]

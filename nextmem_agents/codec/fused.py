@@ -108,8 +108,8 @@ class FusedLayers:
         layers = [self._layer(layer) for layer in model.model.layers]
         self.stack = _Stack(layers)
         self._run_layers = scripted()
-        self._rounds = rounds and all(map(_gains_by_rounding, layers))
-        self._rounded = _Stack([_rounded(layer) for layer in layers]) if self._rounds else self.stack
+        self.rounds = rounds and all(map(_gains_by_rounding, layers))
+        self._rounded = _Stack([_rounded(layer) for layer in layers]) if self.rounds else self.stack
         native = MULTIPLIES_BFLOAT16 and model.model.norm.weight.dtype == torch.bfloat16
         self.norm: Tensor = model.model.norm.weight.float()
         # What attention computes in, and the cache holds.
@@ -172,7 +172,7 @@ class FusedLayers:
 
     def _attended(self, cache: StaticCache) -> Tensor:
         """An empty tensor of the type that attention computes in."""
-        like: Tensor = self._like.bfloat16() if cache.rounds and self._rounds else self._like
+        like: Tensor = self._like.bfloat16() if cache.rounds and self.rounds else self._like
         return like
 
     def prefill(

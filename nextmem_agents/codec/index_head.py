@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nextmem_agents.codec.largest import COLUMNS, largest, largest_rounded
+from nextmem_agents.codec.largest import largest, nearly_largest
 from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.codec.matrix import GAINS_BY_BFLOAT16
 from nextmem_agents.errors import CheckpointError
@@ -110,11 +110,7 @@ class IndexHead(nn.Module):
             dtype = torch.bfloat16 if GAINS_BY_BFLOAT16 else self.tokens.dtype
             self._directions = F.normalize(self.tokens, dim=-1).T.to(dtype).contiguous()
         rows = terms.flatten(0, -2).to(self._directions.dtype)
-        rounded = rows.dtype == torch.bfloat16 and not len(self.tokens) % COLUMNS
-        found = []
-        for part in torch.split(rows, _ROWS):
-            cosines = part @ self._directions
-            found.append(largest_rounded(cosines)[0] if rounded else largest(cosines)[1])
+        found = [nearly_largest(part @ self._directions) for part in torch.split(rows, _ROWS)]
         return torch.cat(found).view(terms.shape[:-1])
 
     def expected(self, terms: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ class Refinement:
         # What comes behind the last weak token moves nothing.
         begins = [row[: places[-1] + 1] for row, places in zip(rows, weak, strict=True)]
         true = torch.tensor(
-            [row[t] for row, places in zip(rows, weak, strict=True) for t in places], device=latest[0].values.device
+            [row[t] for row, places in zip(rows, weak, strict=True) for t in places],
+            device=latest[0].values.device,
         )
         with torch.inference_mode(False), torch.enable_grad():
             # Through the codes as if they were the latents (straight-through); those of inference carry no gradient.
