@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextmem_agents.errors import InvalidArgument, StoreError
+from nextmem_agents.store.apart import run_apart
 from nextmem_agents.store.hnsw_files import zero_spare
 
 # Recall@10 against an exact scan of 5,000 random 256-d vectors: 0.78 at Chroma's defaults, 1.00 with these.
@@ -251,18 +249,13 @@ class ChromaIndex:
             str(self._identity["dim"]),
             str(self._identity["fingerprint"]),
         ]
-        done = subprocess.run(  # noqa: S603 -- this package's own module
-            [sys.executable, "-m", "nextmem_agents.store.index_process", *arguments],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
+        try:
+            run_apart("nextmem_agents.store.index_process", *arguments)
+        except StoreError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise StoreError(
-                f"the process that makes the index of {self._folder} anew failed: {done.stderr.strip()[-500:]}"
-            )
+                f"the process that makes the index of {self._folder} anew failed: {error}"
+            ) from error
         self._remove_files()
         try:
             fresh.rename(self._folder)

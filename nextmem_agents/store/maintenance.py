@@ -15,7 +15,7 @@ from nextmem_agents.store.exact import unit
 from nextmem_agents.store.folder import Folder
 from nextmem_agents.store.halves import BYTES, from_halves
 from nextmem_agents.store.records import Check, Damage, Progress, Receipt, Record, Report
-from nextmem_agents.store.scanning import find_bytes
+from nextmem_agents.store.scanning import find_bytes_apart
 
 PAGE = 200
 BEYOND = (
@@ -52,7 +52,7 @@ def erase(folder: Folder, name: str, on_deleted: Callable[[], object] | None = N
     files: list[Path] = []
     if folder.path is not None:
         files = sorted(file for file in folder.path.rglob("*") if file.is_file())
-        left = find_bytes(files, needles)
+        left = find_bytes_apart(files, needles)
     with folder.database.transaction() as sql:
         # The same words of another scope have the same vector, and may have the same bytes in their payload.
         left = {needle for needle in left if folder.path is not None and not _is_elsewhere(sql, needle)}

@@ -1,13 +1,19 @@
-"""Searching files for many byte strings at once, to prove that none is there."""
+"""Searching files for many byte strings at once, to prove that none is there.
+
+As a program, ``python -m …`` with files and needles as JSON on its standard input, it does so in a process of its own.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from nextmem_agents.errors import StoreError
+from nextmem_agents.store.apart import run_apart
 
 BLOCK = 2**24
 
@@ -44,6 +50,17 @@ def find_bytes(files: Iterable[Path], needles: Iterable[bytes]) -> set[bytes]:
     return found
 
 
+def find_bytes_apart(files: Iterable[Path], needles: Iterable[bytes]) -> set[bytes]:
+    """:func:`find_bytes` by a process of its own.
+
+    A process that closes a file loses the locks by which SQLite holds it open (POSIX): another one that opens it then
+    takes it for its own, and removes what is not yet written into it.
+    """
+    given = {"files": [str(file) for file in files], "needles": [needle.hex() for needle in needles]}
+    found: list[str] = json.loads(run_apart(__name__, given=json.dumps(given)))
+    return {bytes.fromhex(needle) for needle in found}
+
+
 def _find(data: bytes, heads: np.ndarray, by_head: dict[int, list[bytes]]) -> set[bytes]:
     found: set[bytes] = set()
     for shift in range(min(8, max(0, len(data) - 7))):
@@ -54,3 +71,19 @@ def _find(data: bytes, heads: np.ndarray, by_head: dict[int, list[bytes]]) -> se
             start = shift + 8 * int(i)
             found.update(needle for needle in by_head[int(windows[i])] if data.startswith(needle, start))
     return found
+
+
+def main() -> int:
+    """Run with what standard input gives; an error is one line on standard error."""
+    given = json.load(sys.stdin)
+    try:
+        found = find_bytes(map(Path, given["files"]), map(bytes.fromhex, given["needles"]))
+    except StoreError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps([needle.hex() for needle in found]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from nextmem_agents.errors import StoreError
 from nextmem_agents.store.hnsw_files import zero_spare
-from nextmem_agents.store.scanning import find_bytes
+from nextmem_agents.store.scanning import find_bytes, find_bytes_apart
 from tests.store.conftest import indexed, kept
 
 TEXTS = [f"Zanzibar quokka {i}. Xylophone marmalade {i}" for i in range(40)]
@@ -139,6 +142,30 @@ def test_a_failing_process_is_an_error_and_the_erasure_stays_pending(open_store,
     assert store.erase("alice").proven
 
 
+def test_the_process_keeps_the_locks_by_which_other_ones_know_that_it_is_there(
+    open_store, folder, record, texts
+):
+    store = open_store()
+    store.put("alice", [record("Alice keeps this", "a")])
+    store.put("bob", [record("Bob goes", "b")])
+    store.erase("bob")
+    store.put("alice", [record("Alice keeps this, too", "a2")])
+    wal = folder / "records.sqlite3-wal"
+    assert wal.stat().st_size
+    # Who is alone with a database writes its log into it when leaving, and removes the log.
+    program = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT 1 FROM scopes'); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(folder / "records.sqlite3")], check=True)
+    assert wal.exists()
+    assert len(texts(store, "alice")) == 2
+
+
+def test_what_cannot_be_read_is_said_by_the_process_that_reads(tmp_path):
+    with pytest.raises(StoreError, match="cannot be read to prove"):
+        find_bytes_apart([tmp_path], [bytes(range(24))])
+
+
 def test_find_bytes_sees_every_place_and_alignment(tmp_path):
     rng = np.random.default_rng(0)
     data = bytearray(rng.bytes(100_000))
@@ -150,6 +177,7 @@ def test_find_bytes_sees_every_place_and_alignment(tmp_path):
     file = tmp_path / "f"
     file.write_bytes(data)
     assert find_bytes([file, tmp_path / "absent"], needles) == set(needles[:17])
+    assert find_bytes_apart([file, tmp_path / "absent"], needles) == set(needles[:17])
     assert find_bytes([file], []) == set()
 
 
