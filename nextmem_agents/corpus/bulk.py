@@ -14,11 +14,11 @@ from nextmem_agents.corpus.documents import Document, Source, Split, batches, re
 from nextmem_agents.corpus.encoding import (
     Done,
     Encoder,
+    Missing,
     Recipe,
     ServerWriter,
     fields_of,
     load_codec,
-    missing,
 )
 from nextmem_agents.corpus.workers import pooled
 from nextmem_agents.errors import InvalidArgument
@@ -151,9 +151,9 @@ class Bulk:
             yield totals
 
     def _remembered(self, scope: Scope) -> Iterator[Totals]:
-        totals = Totals()
+        totals, missing = Totals(), Missing(scope)
         for batch in batches(self._documents(), self.batch_size):
-            fresh = missing(scope, batch)
+            fresh = missing.of(batch)
             if fresh:
                 scope.remember([d.text for d in fresh], **fields_of(fresh))
             totals = totals.plus(Done(len(fresh), len(batch) - len(fresh)))

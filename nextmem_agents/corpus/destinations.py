@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+from filelock import FileLock, Timeout
 
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.corpus.documents import Document
-from nextmem_agents.corpus.encoding import missing, store_of, vault_of
+from nextmem_agents.corpus.encoding import Missing, store_of, vault_of
 from nextmem_agents.errors import DataError, StoreError
 from nextmem_agents.scope import Scope
 from nextmem_agents.scope.transfer import FORMAT, VERSION, _to_json
+from nextmem_agents.scope.vault import Vault
 from nextmem_agents.store.checks import time_to_text
 from nextmem_agents.store.clock import utc_now
 from nextmem_agents.store.records import NewRecord
@@ -45,11 +48,12 @@ class StoreDestination:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
+        self._missing = Missing(scope)
         self.vault = vault_of(scope)
 
     def missing(self, documents: Sequence[Document]) -> list[Document]:
         """Those that the scope does not hold with the same text."""
-        return missing(self._scope, documents)
+        return self._missing.of(documents)
 
     def write(self, records: Sequence[NewRecord]) -> None:
         """Put them.
@@ -101,27 +105,34 @@ class FileDestination:
             "fingerprint": codec.fingerprint,
             "dim": codec.index_size,
         }
+        self._vault = Vault(scope, None)
+        self._lock = FileLock(self._part.with_name(self._part.name + ".lock"), thread_local=False)
         try:
+            self._lock.acquire(timeout=0)
             self._file: BinaryIO = self._part.open("r+b" if self._part.exists() else "w+b")
+        except Timeout as error:
+            raise DataError(f"{self._part} is being written by another process; wait for it") from error
         except OSError as error:
+            self._unlock()
             raise DataError(f"{self._part} cannot be written: {error}") from error
         try:
-            self._there: Iterator[str] | None = self._read_part(header)
+            self._there: Iterator[tuple[str, object]] | None = self._read_part(header)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def missing(self, documents: Sequence[Document]) -> list[Document]:
         """Those after the end of what the part holds, which has to begin as the corpus does."""
         fresh = []
         for document in documents:
-            id_ = None if self._there is None else next(self._there, None)
-            if id_ is None:
+            found = None if self._there is None else next(self._there, None)
+            if found is None:
                 self._there = None
                 fresh.append(document)
-            elif id_ != document.id:
+            elif found != (document.id, self._vault.digest(document.text, document.role)):
+                has = f"{found[0]!r} where" if found[0] != document.id else "another text where"
                 raise DataError(
-                    f"{self._part} was begun from another corpus, or the corpus has changed: it has {id_!r} where "
+                    f"{self._part} was begun from another corpus, or the corpus has changed: it has {has} "
                     f"there is now {document.id!r} ({document.derived_from}); delete it to begin anew"
                 )
         return fresh
@@ -150,27 +161,34 @@ class FileDestination:
     def close(self) -> None:
         """Leave the part as it is, for the next run."""
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def _append(self, value: dict[str, object]) -> None:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         self._checksum.update(line)
         self._file.write(line)
 
-    def _read_part(self, header: dict[str, object]) -> Iterator[str]:
-        """The ids that the part holds; what was cut off while being written is cut away."""
+    def _read_part(self, header: dict[str, object]) -> Iterator[tuple[str, object]]:
+        """The ids and digests that the part holds; what was cut off while being written is cut away."""
         first = self._file.readline()
-        if not first.endswith(b"\n"):
+        own = json.dumps(header, ensure_ascii=False)[:-1].encode()
+        if not first.endswith(b"\n") and (own.startswith(first) or first.startswith(own)):
             self._file.seek(0)
             self._file.truncate()
             self._append({**header, "exported_at": time_to_text(utc_now())})
             return iter(())
-        begun = json.loads(first)
+        begun = self._line(first)
         if any(begun.get(name) != value for name, value in header.items()):
             raise DataError(f"{self._part} was begun with another codec or scope; delete it to begin anew")
         self._checksum.update(first)
         return self._ids()
 
-    def _ids(self) -> Iterator[str]:
+    def _ids(self) -> Iterator[tuple[str, object]]:
         whole = self._file.tell()
         for line in iter(self._file.readline, b""):
             if not line.endswith(b"\n") or b'"blake2b"' in line[:400]:
@@ -178,6 +196,18 @@ class FileDestination:
             self._checksum.update(line)
             self._versions += 1
             whole += len(line)
-            yield str(json.loads(line)["id"])
+            value = self._line(line)
+            yield str(value.get("id")), value.get("digest")
         self._file.seek(whole)
         self._file.truncate()
+
+    def _line(self, line: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+            if isinstance(value, dict):
+                return value
+        except ValueError:
+            pass
+        raise DataError(
+            f"{self._part} is no file that an interrupted run left, or is damaged; delete it or choose another output"
+        )

@@ -15,6 +15,8 @@ from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.writing import EncodedItem, encode_items, seal_items
 from nextmem_agents.store.records import NewRecord, Store
 
+_IDS = 1_000  # asked for at once
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -115,11 +117,12 @@ class ServerWriter:
         codec = load_codec(recipe, worker)
         self._memory = NextMem.open(url, codec=codec, **settings)
         self._scope = self._memory.scope(recipe.scope)
+        self._missing = Missing(self._scope)
         self._encoder = Encoder(recipe, worker, codec)
 
     def __call__(self, documents: Sequence[Document]) -> Done:
         """Write what is not there yet."""
-        fresh = missing(self._scope, documents)
+        fresh = self._missing.of(documents)
         if fresh:
             encoded = self._encoder.encode(fresh)
             with self._scope._sealing() as vault:
@@ -131,12 +134,32 @@ class ServerWriter:
         self._memory.close()
 
 
-def missing(scope: Scope, documents: Sequence[Document]) -> list[Document]:
-    """Those that the scope does not hold with the same text, whole or at all; how a run is taken up again."""
-    ids = [d.id for d in documents]
-    there = {r.id: r.digest for r in store_of(scope).list(scope.name, {"id": {"$in": ids}})}
-    vault = vault_of(scope)
-    return [d for d in documents if d.id not in there or there[d.id] != vault.digest(d.text, d.role)]
+class Missing:
+    """Which documents of a corpus a scope does not hold with the same text; how a run is taken up again.
+
+    An id that comes again in a run is written again, so that the last text of it is what stays, whatever was there.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._seen: set[int] = set()  # hashes of ids
+
+    def of(self, documents: Sequence[Document]) -> list[Document]:
+        """Those of the next documents, in their order; of one id among them only the last."""
+        last = {d.id: d for d in documents}
+        ids = list(last)
+        there: dict[str, str | None] = {}
+        for begin in range(0, len(ids), _IDS):
+            found = store_of(self._scope).list(self._scope.name, {"id": {"$in": ids[begin : begin + _IDS]}})
+            there |= {record.id: record.digest for record in found}
+        vault = vault_of(self._scope)
+        again = {id_ for id_ in ids if hash(id_) in self._seen}
+        self._seen.update(map(hash, ids))
+        return [
+            d
+            for d in last.values()
+            if d.id in again or d.id not in there or there[d.id] != vault.digest(d.text, d.role)
+        ]
 
 
 def store_of(scope: Scope) -> Store:

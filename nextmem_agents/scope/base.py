@@ -16,7 +16,7 @@ from nextmem_agents.recall.embedders import Embedder
 from nextmem_agents.recall.hits import DecodeBatch, Memory
 from nextmem_agents.scope.decoded import decoded_texts
 from nextmem_agents.scope.vault import Vault
-from nextmem_agents.scope.writing import holds_any, refuse_plain
+from nextmem_agents.scope.writing import holds_any, refuse_plain, refuse_sealed
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Record, Store
 
@@ -61,6 +61,7 @@ class ScopeBase:
 
         Raises:
             InvalidArgument: the scope is to be encrypted and holds memories that are not.
+            KeyMissing: the scope holds encrypted memories, and its key is not there.
             ReadOnlyStore: a key would have to be made, for a store that cannot be written to.
         """
         if self._keys is None:
@@ -68,9 +69,12 @@ class ScopeBase:
             return
         with ExitStack() as held:
             key = held.enter_context(self._keys.kept(self.name))
-            if key is None and self._encrypt:
-                held.close()
-                key = held.enter_context(self._made_key(self._keys))
+            if key is None:
+                if self.name not in self._keys.plain and refuse_sealed(self._store, self.name):
+                    self._keys.plain.add(self.name)
+                if self._encrypt:
+                    held.close()
+                    key = held.enter_context(self._made_key(self._keys))
             yield Vault(self.name, key)
 
     @contextmanager

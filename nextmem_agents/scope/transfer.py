@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
@@ -79,11 +80,11 @@ def export_scope(
     replaces = path.is_file() or not path.exists()
     if replaces:
         path = Path(os.path.realpath(path))
-    fresh = path.with_name(path.name + ".part") if replaces else path
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part") if replaces else path
     checksum = blake2b(digest_size=32)
     n = 0
     try:
-        with fresh.open("wb") as opened:
+        with fresh.open("xb" if replaces else "wb") as opened:
 
             def write(value: dict[str, Any]) -> None:
                 line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -14,7 +14,7 @@ import torch
 
 from nextmem_agents.codec.exact import CompressedChunk, compress
 from nextmem_agents.codec.latent_codec import LatentCodec
-from nextmem_agents.errors import InvalidArgument
+from nextmem_agents.errors import InvalidArgument, KeyMissing
 from nextmem_agents.items import Item
 from nextmem_agents.observability import observed
 from nextmem_agents.quantization import Payload
@@ -23,6 +23,7 @@ from nextmem_agents.recall.lexical import terms
 from nextmem_agents.scope.vault import Vault
 from nextmem_agents.store.clock import utc_now
 from nextmem_agents.store.exact import unit
+from nextmem_agents.store.keys import MAGIC
 from nextmem_agents.store.records import NewRecord, Store, Where
 
 _CANDIDATES = 8  # of near-duplicates, that are looked at first
@@ -90,12 +91,35 @@ def words_of(text: str, role: str | None) -> dict[str, int]:
 
 
 def refuse_plain(store: Store, scope: str) -> None:
-    """Raise ``InvalidArgument`` if a scope that is to be encrypted holds anything, former versions included."""
+    """Raise ``InvalidArgument`` if a scope that is to be encrypted holds anything, former versions included.
+
+    Raises:
+        InvalidArgument: it does.
+        KeyMissing: what it holds is encrypted, and the key is not there.
+    """
+    refuse_sealed(store, scope)
     if holds_any(store, scope):
         raise InvalidArgument(
             f"the scope {scope!r} holds memories that are not encrypted; export it, erase it, and import it into "
             "memory.scope(..., encrypted=True)"
         )
+
+
+def refuse_sealed(store: Store, scope: str) -> bool:
+    """Whether a scope without a key holds memories, which are not encrypted.
+
+    Raises:
+        KeyMissing: they are encrypted; what is written without the key could not be read beside them with it.
+    """
+    for record in store.list(scope, limit=1):
+        stored = store.payloads(scope, [record.version]).get(record.version, ())
+        if any(data.startswith(MAGIC) for data in stored):
+            raise KeyMissing(
+                f"the scope {scope!r} is encrypted and its key is not there, so that nothing was written; it was "
+                "erased, or keys.json is missing: restore it from a copy, or erase the scope to begin anew"
+            )
+        return True
+    return False
 
 
 def holds_any(store: Store, scope: str) -> bool:

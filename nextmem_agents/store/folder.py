@@ -59,10 +59,10 @@ class Folder:
             _prepare(path, read_only)
             file = path / "records.sqlite3"
             # Before the lock: a refusal must not leave a trace. The index is made after the records, never without.
-            if not inspect(file) and (path / "chroma" / "chroma.sqlite3").exists():
+            if not inspect(file) and (beside := _beside(path)) is not None:
                 raise DamagedStore(
-                    f"{file} is lost or empty, and only the index over it is left; restore the folder from a copy, or "
-                    "delete it to begin anew"
+                    f"{file} is lost or empty, and only {beside} is left of the store; restore the folder from a "
+                    "copy, or delete it to begin anew"
                 )
             if not read_only:
                 self._lock = WriterLock(path)
@@ -322,6 +322,14 @@ def _renew_guard() -> None:
 if hasattr(os, "register_at_fork"):
     # A lock that another thread held at the fork would stay locked in the child.
     os.register_at_fork(after_in_child=_renew_guard)
+
+
+def _beside(path: Path) -> Path | None:
+    """What a store has only after its records."""
+    log, index = path / "records.sqlite3-wal", path / "chroma" / "chroma.sqlite3"
+    if log.exists() and log.stat().st_size:
+        return log
+    return index if index.exists() else None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

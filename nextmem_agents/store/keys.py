@@ -59,6 +59,7 @@ class KeyRing:
         self._gate = Gate() if self._file is None else _gate_of(self._file)
         self._unlocked_with = unlock
         self._keys: dict[str, bytes] = {}
+        self.plain: set[str] = set()  # scopes that are known to hold memories that are not encrypted
         self._lock_key: bytes | None = None
         self._seen = self._state()
         if self._seen is not None:

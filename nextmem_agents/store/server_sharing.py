@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from nextmem_agents.errors import InvalidArgument, StoreError
+from nextmem_agents.errors import DamagedStore, InvalidArgument, StoreError
 from nextmem_agents.store import tables
 from nextmem_agents.store.clock import Moment
 from nextmem_agents.store.exact import Vectors, Versions, rank, unit
@@ -268,6 +268,7 @@ def acquire_folder(
             raise StoreError(f"the folder {path} cannot be made: {error}") from error
         if not os.access(path, os.W_OK | os.X_OK):
             raise StoreError(f"the folder {path} cannot be written to; choose another")
+        _check_whole(path / DATA)
         lock = WriterLock(path)
         lock.acquire()
         try:
@@ -281,6 +282,18 @@ def acquire_folder(
             lock.release()
             raise
         return shared
+
+
+def _check_whole(data: Path) -> None:
+    """Raise ``DamagedStore`` where Chroma's graphs lie without the database that says whose they are."""
+    database = data / "chroma.sqlite3"
+    if data.exists() and not (database.exists() and database.stat().st_size):
+        left = [entry for entry in data.iterdir() if entry != database]
+        if left:
+            raise DamagedStore(
+                f"{database} is lost or empty, and only {left[0]} is left of the store; restore the folder from a "
+                "copy, or delete it to begin anew"
+            )
 
 
 def release(shared: Shared) -> None:

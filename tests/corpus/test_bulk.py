@@ -50,6 +50,17 @@ def test_a_second_run_writes_what_is_missing_or_changed(corpus: Path, memory: Ne
     assert [m.text for m in scope.history("own")] == ["old", "new"]
 
 
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_of_an_id_that_comes_twice_the_last_text_stays_however_often_it_runs(
+    corpus: Path, memory: NextMem, batch_size: int, workers: int
+) -> None:
+    corpus.write_text('{"id": "a", "text": "On Monday."}\n"Between."\n{"id": "a", "text": "On Friday."}\n')
+    for _ in range(3):
+        [*plan(corpus, batch_size=batch_size, workers=workers).into_folder(memory)]
+        assert memory.scope("wiki").get("a").text == "On Friday."
+
+
 def test_the_hooks_of_a_memory_see_a_corpus_too(corpus: Path, codec: LatentCodec) -> None:
     seen = []
     with NextMem.open(
@@ -96,6 +107,13 @@ def test_a_part_of_another_corpus_or_codec_is_refused(corpus: Path, tmp_path: Pa
     corpus.write_text('"Another beginning."\n' + "".join(rest[1:]))
     with pytest.raises(DataError, match="another corpus"):
         [*plan(corpus).into_file(out)]
+    corpus.write_text('{"id": "own", "text": "old"}\n')
+    other = plan(corpus).into_file(tmp_path / "own.jsonl")
+    next(other)
+    other.close()
+    corpus.write_text('{"id": "own", "text": "new"}\n')
+    with pytest.raises(DataError, match="another text"):
+        [*plan(corpus).into_file(tmp_path / "own.jsonl")]
     corpus.write_text("".join(rest[:3]))
     with pytest.raises(DataError, match="more than the corpus"):
         [*plan(corpus).into_file(out)]
@@ -104,6 +122,24 @@ def test_a_part_of_another_corpus_or_codec_is_refused(corpus: Path, tmp_path: Pa
     (tmp_path / "there.jsonl").touch()
     with pytest.raises(DataError, match="there already"):
         [*plan(corpus).into_file(tmp_path / "there.jsonl")]
+
+
+@pytest.mark.parametrize("there", ["Notes of mine", "Notes of mine\n", "[1]\n", '{"a": 1}\n'])
+def test_a_file_of_somebody_else_is_no_part(corpus: Path, tmp_path: Path, there: str) -> None:
+    part = tmp_path / "out.jsonl.part"
+    part.write_text(there)
+    with pytest.raises(DataError, match="delete it"):
+        [*plan(corpus).into_file(tmp_path / "out.jsonl")]
+    assert part.read_text() == there
+
+
+def test_a_part_is_written_by_one_process_at_a_time(corpus: Path, tmp_path: Path) -> None:
+    steps = plan(corpus).into_file(tmp_path / "out.jsonl")
+    next(steps)
+    with pytest.raises(DataError, match="another process"):
+        [*plan(corpus).into_file(tmp_path / "out.jsonl")]
+    assert [*steps][-1].written == 20
+    assert {file.name for file in tmp_path.iterdir()} == {"corpus.jsonl", "out.jsonl"}
 
 
 def test_two_workers_that_are_killed_with_their_parent_leave_a_store_that_is_taken_up(

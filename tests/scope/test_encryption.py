@@ -12,7 +12,7 @@ import pytest
 
 from nextmem_agents import InvalidArgument, MemoryNotFound, NextMem
 from nextmem_agents.corpus.destinations import StoreDestination
-from nextmem_agents.errors import ReadOnlyStore, StoreError
+from nextmem_agents.errors import KeyMissing, ReadOnlyStore, StoreError
 from nextmem_agents.scope import writing
 from nextmem_agents.store.folder import Folder
 
@@ -60,6 +60,26 @@ def test_a_read_only_store_gets_no_keys(open_fake: Open, tmp_path: Path) -> None
         reader.scope("b", encrypted=True).remember("secret")
     assert not (tmp_path / "keys.json").exists()
     assert reader.scope("a").get(note).text == "plain"
+
+
+@LAYOUTS
+def test_a_scope_whose_key_is_lost_takes_nothing_that_is_not_encrypted(
+    open_fake: Open, tmp_path: Path, payload: str
+) -> None:
+    with open_fake(tmp_path, payload=payload) as memory:
+        memory.scope("a", encrypted=True).remember("before")
+        memory.scope("plain").remember("not secret")
+    (tmp_path / "keys.json").rename(tmp_path / "elsewhere")
+    with open_fake(tmp_path, payload=payload) as memory:
+        with pytest.raises(KeyMissing, match="nothing was written"):
+            memory.scope("a").remember("after")
+        with pytest.raises(KeyMissing, match="nothing was written"):
+            memory.scope("a", encrypted=True)
+        memory.scope("plain").remember("not secret either")
+        assert memory.scope("plain").count() == 2
+    (tmp_path / "elsewhere").rename(tmp_path / "keys.json")
+    with open_fake(tmp_path, payload=payload) as memory:
+        assert [each.text for each in memory.scope("a").list()] == ["before"]
 
 
 @LAYOUTS

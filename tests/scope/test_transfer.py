@@ -47,6 +47,18 @@ def test_words_and_repeats_are_known_whatever_is_encrypted(
     assert [bool(record.terms) for record in other._store.dump("b")] == [not after]
 
 
+def test_an_export_leaves_other_files_alone(fake: NextMem, tmp_path: Path) -> None:
+    part = tmp_path / "notes.jsonl.part"  # that an interrupted `nextmem encode` left, or the user's own
+    part.write_text("mine")
+    fake.scope("a").remember("one")
+    fake.scope("a").export(tmp_path / "notes.jsonl")
+    assert part.read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir() if "notes" in file.name) == [
+        "notes.jsonl",
+        "notes.jsonl.part",
+    ]
+
+
 def test_an_export_goes_through_a_link_and_into_a_pipe(fake: NextMem, tmp_path: Path) -> None:
     scope = fake.scope("a")
     scope.remember("Lisbon", id="x")

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 
-from nextmem_agents.errors import DamagedRecord, NextMemError, StoreError
+from nextmem_agents.errors import DamagedRecord, DamagedStore, NextMemError, StoreError
 from nextmem_agents.store import EmbeddedStore, clock
 from nextmem_agents.store.sqlite import APPLICATION_ID, FORMAT
 
@@ -67,6 +67,25 @@ def test_a_truncated_database_is_an_error_and_stays_as_it_is(written, open_store
     with pytest.raises(NextMemError, match=r"records\.sqlite3"):
         read_everything()
     assert file.read_bytes()[: len(before)][:100] == before[:100]
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_lost_database_of_which_the_log_is_left_is_no_new_store(open_store, record, folder, emptied):
+    store = open_store()
+    store.put("a", [record("kept", "1")])
+    log = (folder / "records.sqlite3-wal").read_bytes()
+    assert log
+    store.close()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.unlink()
+    shutil.rmtree(folder / "chroma", ignore_errors=True)
+    (folder / "records.sqlite3-wal").write_bytes(log)
+    if emptied:
+        (folder / "records.sqlite3").touch()
+    with pytest.raises(DamagedStore, match="restore the folder"):
+        open_store()
+    assert (folder / "records.sqlite3-wal").read_bytes() == log
 
 
 def test_flipped_bits_never_give_a_wrong_record_silently(written, open_store, texts):

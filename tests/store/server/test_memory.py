@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nextmem_agents import CodecMismatch, InvalidArgument, LatentCodec, NextMem, StoreError
+from nextmem_agents.errors import DamagedStore
 from nextmem_agents.store.server import ServerStore
 from tests.store.server.chroma_server import ChromaServer
 
@@ -65,6 +66,21 @@ def test_payloads_can_lie_in_chroma_in_a_folder(codec: LatentCodec, tmp_path: Pa
     NextMem.open(tmp_path / "sqlite", codec=codec).close()
     with pytest.raises(StoreError, match="made with payload='sqlite'"):
         NextMem.open(tmp_path / "sqlite", codec=codec, payload="chroma")
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_graphs_without_chromas_database_are_no_new_store(
+    codec: LatentCodec, tmp_path: Path, emptied: bool
+) -> None:
+    with NextMem.open(tmp_path / "m", codec=codec, payload="chroma") as memory:
+        memory.scope("alice").remember("She moved to Lisbon in May.")
+    data = tmp_path / "m" / "collection"
+    database = data / "chroma.sqlite3"
+    (data / "a graph").mkdir(exist_ok=True)  # Chroma makes one once a collection is large enough
+    database.write_bytes(b"") if emptied else database.unlink()
+    with pytest.raises(DamagedStore, match="restore the folder"):
+        NextMem.open(tmp_path / "m", codec=codec)
+    assert database.exists() == emptied
 
 
 def test_what_does_not_go_together_is_refused(codec: LatentCodec, tmp_path: Path) -> None:
