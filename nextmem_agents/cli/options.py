@@ -125,7 +125,7 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, Any]:
 def _value(word: str) -> Any:
     try:
         value = json.loads(word)
-    except ValueError:
+    except (ValueError, RecursionError):
         return word
     return word if value is None else value
 

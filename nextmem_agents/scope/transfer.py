@@ -162,7 +162,12 @@ def import_scope(
             f"{len(clash)} memories of {path} are in scope {scope!r} already, {clash[0]!r} the first. Nothing "
             "was imported. Import into another scope, or pass skip_existing=True to leave those as they are"
         )
-    chosen = [record for record in records if record.id not in there]
+    # What is there already is another memory than the file's of the same id.
+    chosen = [
+        replace(record, supersedes=None) if record.supersedes in there else record
+        for record in records
+        if record.id not in there
+    ]
     try:
         source = Vault(str(header["scope"]), None)
         if header.get("embedder") != (None if embedder is None else embedder.name):
@@ -248,6 +253,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
             raise DataError(f"{path} is no export of nextmem-agents")
         if header["version"] > VERSION:
             raise NewerFormat(f"{path} has export format {header['version']}; upgrade nextmem-agents")
+        for name in ("fingerprint", "codec", "scope"):
+            header[name].encode()
         body = data[: -len(lines[-1])]
         if (
             last.get("blake2b") != blake2b(body, digest_size=32).hexdigest()
@@ -259,7 +266,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no export of nextmem-agents, or damaged: {error!r}") from error
 
 
@@ -269,6 +276,11 @@ def _records(lines: Sequence[bytes], dim: int) -> Iterator[NewRecord]:
         for name in _TIMES:
             if name in values:
                 values[name] = datetime.fromisoformat(values[name])
+                if values[name].tzinfo is None:
+                    raise ValueError(f"{name} has no time zone")
         values["payloads"] = [base64.b64decode(payload, validate=True) for payload in values["payloads"]]
         vectors = base64.b64decode(values.pop("vectors"), validate=True)
+        values["id"].encode()
+        for name in ("fold", "former"):  # of a write, not of a memory
+            values.pop(name, None)
         yield NewRecord(vectors=np.frombuffer(vectors, dtype="<f4").reshape(-1, dim), **values)

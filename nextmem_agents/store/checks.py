@@ -82,9 +82,9 @@ def check_versions(versions: object) -> list[int]:
 
 
 def check_count(name: str, value: object) -> int:
-    """Return a number that must be an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InvalidArgument(f"{name} must be an integer of at least 1, not {value!r:.80}")
+    """Return a number that must be an integer of at least 1, and fit into 32 bits."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < 2**31:
+        raise InvalidArgument(f"{name} must be an integer of at least 1 (and below 2**31), not {value!r:.80}")
     return int(value)
 
 

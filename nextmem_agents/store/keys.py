@@ -168,7 +168,7 @@ class KeyRing:
     def _unlock(self, name: str, kept: str) -> bytes:
         try:
             sealed = base64.b64decode(kept, validate=True)
-        except (binascii.Error, ValueError) as error:
+        except (binascii.Error, ValueError, TypeError) as error:
             raise StoreError(f"{self._file} is damaged: {error}; restore it from a copy") from error
         key = sealed if self._lock_key is None else _decrypt(self._lock_key, sealed, name.encode())
         if key is None:
@@ -184,7 +184,7 @@ class KeyRing:
             newer = content["format"] > FORMAT
             sound = isinstance(content["keys"], dict) and isinstance(content["locked"], bool)
             bytes.fromhex(content["salt"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{self._file} is damaged: {error!r}; restore it from a copy") from error
         if newer:
             raise NewerFormat(f"{self._file} has a newer format; upgrade nextmem-agents")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nextmem_agents import InvalidArgument, NextMem
+from nextmem_agents import DataError, InvalidArgument, NextMem
 
 
 @pytest.mark.parametrize("payload", ["sqlite", "chroma"])
@@ -85,3 +87,45 @@ def test_what_names_no_file_is_refused(fake: NextMem, path: Any) -> None:
     for refused in (scope.export, scope.import_):
         with pytest.raises(InvalidArgument, match="file"):
             refused(path)
+
+
+def test_what_is_skipped_on_import_is_not_superseded_by_what_comes(fake: NextMem, tmp_path: Path) -> None:
+    there, here = fake.scope("there"), fake.scope("here")
+    there.remember("The file's A.", id="A")
+    there.remember("B in its place.", id="B", supersedes="A")
+    there.export(tmp_path / "notes.jsonl")
+    here.remember("A of its own.", id="A")
+    assert here.import_(tmp_path / "notes.jsonl", skip_existing=True) == 1
+    assert {each.text for each in here.list()} == {"A of its own.", "B in its place."}
+    fresh = fake.scope("fresh")
+    assert fresh.import_(tmp_path / "notes.jsonl") == 2
+    assert [each.text for each in fresh.list()] == ["B in its place."]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        (0, "scope", "\ud800"),
+        (0, "fingerprint", None),
+        (0, "codec", 5),
+        (1, "id", ["a"]),
+        (1, "expires_at", "2090-01-01T00:00:00"),
+        (1, "terms", {"one": 10**30}),
+        (1, "metadata", "deep"),
+    ],
+)
+def test_a_made_up_file_is_an_error_and_nothing_is_imported(
+    fake: NextMem, tmp_path: Path, line: int, name: str, value: Any
+) -> None:
+    path = tmp_path / "notes.jsonl"
+    fake.scope("a").remember("one")
+    fake.scope("a").export(path)
+    lines = path.read_text().splitlines()[:-1]
+    values = json.loads(lines[line]) | {name: value}
+    lines[line] = json.dumps(values).replace('"deep"', "[" * 100_000 + "]" * 100_000)
+    body = "".join(each + "\n" for each in lines).encode()
+    digest = blake2b(body, digest_size=32).hexdigest()
+    path.write_bytes(body + json.dumps({"versions": 1, "blake2b": digest}).encode() + b"\n")
+    with pytest.raises((DataError, InvalidArgument)):
+        fake.scope("b").import_(path)
+    assert fake.scope("b").count() == 0
