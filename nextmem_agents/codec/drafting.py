@@ -26,8 +26,8 @@ from nextmem_agents.codec.repair import forced_tokens
 MOST = 8
 """Texts up to which drafts are worth it: more of them keep the processor busy with one token each.
 
-On two cores (`mini-16`, 64 tokens a text) one text takes 12 to 16 ms in place of 60, five 40 to 50 in place of 80, eight
-70 in place of 90, and sixteen as long.
+On two cores (`mini-16`, 64 tokens a text) one text takes 12 to 16 ms in place of 60, five 40 to 50 in place of 80,
+eight 70 in place of 90, and sixteen as long.
 """
 _POSITIONS = 64  # of a pass
 _WIDEST, _NARROWEST = 16, 4  # tokens of one text in a pass
