@@ -81,10 +81,12 @@ def check_versions(versions: object) -> list[int]:
     return [int(version) for version in listed]
 
 
-def check_count(name: str, value: object) -> int:
-    """Return a number that must be an integer of at least 1, and fit into 32 bits."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < 2**31:
-        raise InvalidArgument(f"{name} must be an integer of at least 1 (and below 2**31), not {value!r:.80}")
+def check_count(name: str, value: object, bits: int = 63) -> int:
+    """Return a number that must be an integer of at least 1, and below 2 ** ``bits``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < 2**bits:
+        raise InvalidArgument(
+            f"{name} must be an integer of at least 1 (and below 2**{bits}), not {value!r:.80}"
+        )
     return int(value)
 
 
@@ -174,7 +176,7 @@ def check_record(record: object, dim: int) -> NewRecord:
         payloads=payloads,
         vectors=check_vector(f"vectors of memory {id_!r}", record.vectors, (len(payloads), dim)),
         terms={
-            _check_word("a term", t): check_count(f"the count of {t!r:.80}", n)
+            _check_word("a term", t): check_count(f"the count of {t!r:.80}", n, bits=31)
             for t, n in record.terms.items()
         },
         session=check_optional("session", record.session),

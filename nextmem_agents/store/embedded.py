@@ -89,7 +89,7 @@ class EmbeddedStore(TableReading):
         for name, value in (("fingerprint", fingerprint), ("codec_name", codec_name)):
             if not isinstance(value, str) or not value:
                 raise InvalidArgument(f"{name} must be a non-empty string, not {value!r:.80}")
-        codec = Codec(check_count("dim", dim), fingerprint, codec_name)
+        codec = Codec(check_count("dim", dim, bits=31), fingerprint, codec_name)
         limit = check_count("exact_limit", exact_limit)
         return cls(folders.acquire(folder, codec, read_only, limit), read_only, limit)
 

@@ -315,7 +315,7 @@ def _codec(dim: int, fingerprint: str, codec_name: str) -> Codec:
     for name, value in (("fingerprint", fingerprint), ("codec_name", codec_name)):
         if not isinstance(value, str) or not value:
             raise InvalidArgument(f"{name} must be a non-empty string, not {value!r:.80}")
-    return Codec(check_count("dim", dim), fingerprint, codec_name)
+    return Codec(check_count("dim", dim, bits=31), fingerprint, codec_name)
 
 
 def _check_name(collection: object) -> str:
