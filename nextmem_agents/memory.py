@@ -173,6 +173,8 @@ class NextMem:
         chosen, store = _opened(open_with, codec)
         try:
             ring = _keys(keys if server is not None else keys or folder, encryption_key)
+            if ring is not None and not read_only:
+                ring.finish_erasures(store.scopes)
         except BaseException:
             store.close()
             raise

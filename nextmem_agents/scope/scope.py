@@ -63,7 +63,12 @@ class Scope(Remembering, Recalling):
                 return self._store.erase(self.name)
             erased: list[bool] = []
             with keys.changing():
-                receipt = self._store.erase(self.name, lambda: erased.append(keys.erase(self.name)))
+                keys.begin_erasure(self.name)
+                try:
+                    receipt = self._store.erase(self.name, lambda: erased.append(keys.erase(self.name)))
+                except Exception:
+                    keys.finish_erasures(self._store.scopes)
+                    raise
             return replace(receipt, key_erased=any(erased))
         finally:
             decoded_texts(self._store).drop(self.name)

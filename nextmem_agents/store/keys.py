@@ -2,7 +2,8 @@
 
 ``keys.json`` names a scope by a digest. A scope's key is 32 random bytes, kept as they are, or encrypted with
 AES-256-GCM under the user's key. A passphrase becomes a key by scrypt (RFC 7914). Whoever has the folder and, where
-there is one, the user's key, can read the scope; once a scope's key is erased, nobody can.
+there is one, the user's key, can read the scope; once a scope's key is erased, nobody can. Under ``erasing`` it has the
+scopes whose erasure was begun: memories and key cannot go in one step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import blake2b, scrypt
 from pathlib import Path
@@ -114,9 +115,40 @@ class KeyRing:
         with self._alone():
             if name not in self._keys:
                 return False
-            self._write({other: kept for other, kept in self._content["keys"].items() if other != name})
-            del self._keys[name]
+            self._erase({name})
             return True
+
+    def begin_erasure(self, scope: str) -> None:
+        """Note that a scope is being erased, so that its key goes too if the process ends before :meth:`erase`."""
+        name = _digest(scope)
+        with self._alone():
+            if name in self._keys:
+                self._write(self._content["keys"], erasing=[*self._erasing, name])
+
+    def finish_erasures(self, scopes: Callable[[], Iterable[str]]) -> None:
+        """Erase the keys whose scopes' erasure was begun, unless it went no further.
+
+        Args:
+            scopes: names those that still hold memories; not called where no erasure was begun.
+        """
+        if not self._erasing:
+            return
+        there = {_digest(scope) for scope in scopes()}
+        with self._alone():
+            self._erase({name for name in self._erasing if name not in there}, erasing=[])
+
+    @property
+    def _erasing(self) -> list[str]:
+        return list(self._content.get("erasing", ()))
+
+    def _erase(self, names: Set[str], erasing: Iterable[str] | None = None) -> None:
+        """Write the file without some keys."""
+        begun = self._erasing if erasing is None else erasing
+        self._write(
+            {name: kept for name, kept in self._content["keys"].items() if name not in names},
+            erasing=[name for name in begun if name not in names],
+        )
+        self._keys = {name: key for name, key in self._keys.items() if name not in names}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -182,7 +214,11 @@ class KeyRing:
         try:
             content = json.loads(self._file.read_text(encoding="utf-8"))
             newer = content["format"] > FORMAT
-            sound = isinstance(content["keys"], dict) and isinstance(content["locked"], bool)
+            sound = (
+                isinstance(content["keys"], dict)
+                and isinstance(content["locked"], bool)
+                and isinstance(content.get("erasing", []), list)
+            )
             bytes.fromhex(content["salt"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{self._file} is damaged: {error!r}; restore it from a copy") from error
@@ -192,8 +228,8 @@ class KeyRing:
             raise StoreError(f"{self._file} is damaged; restore it from a copy")
         return dict(content)
 
-    def _write(self, keys: dict[str, str]) -> None:
-        content = self._content | {"keys": keys}
+    def _write(self, keys: dict[str, str], erasing: Sequence[str] | None = None) -> None:
+        content = self._content | {"keys": keys, "erasing": self._erasing if erasing is None else list(erasing)}
         if self._file is None:
             self._content = content
             return

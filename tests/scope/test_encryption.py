@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -15,6 +16,7 @@ from nextmem_agents.corpus.destinations import StoreDestination
 from nextmem_agents.errors import KeyMissing, ReadOnlyStore, StoreError
 from nextmem_agents.scope import writing
 from nextmem_agents.store.folder import Folder
+from nextmem_agents.store.keys import KeyRing
 
 Open = Callable[..., NextMem]
 LAYOUTS = pytest.mark.parametrize("payload", ["sqlite", "chroma"])
@@ -152,6 +154,33 @@ def test_the_key_of_an_erased_scope_goes_even_if_the_erasure_is_finished_later(
     memory.close()
     memory = open_fake(tmp_path)
     assert (memory.scopes(), memory.scope("a").encrypted) == ([], False)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("finished", [True, False], ids=["memories gone", "nothing done"])
+def test_an_erasure_that_is_cut_off_leaves_no_key_without_memories_and_no_memories_without_key(
+    open_fake: Open, tmp_path: Path, payload: str, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_fake(tmp_path, payload=payload)
+    memory.scope("a", encrypted=True).remember("secret")
+    memory.scope("b", encrypted=True).remember("other")
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*(KeyRing, "erase") if finished else (type(memory._store), "erase"), cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            memory.scope("a").erase()
+    memory.close()
+    reader = open_fake(tmp_path, read_only=True)
+    assert reader.scope("a").encrypted  # it writes nothing
+    reader.close()
+    memory = open_fake(tmp_path)
+    assert memory.scope("a").encrypted is not finished
+    assert [m.text for m in memory.scope("a").list()] == ([] if finished else ["secret"])
+    assert [m.text for m in memory.scope("b").list()] == ["other"]
+    assert json.loads((tmp_path / "keys.json").read_text())["erasing"] == []
 
 
 def test_a_passphrase_that_is_no_text_is_refused(open_fake: Open) -> None:
