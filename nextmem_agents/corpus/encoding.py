@@ -8,11 +8,12 @@ from typing import Any
 
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.corpus.documents import Document
+from nextmem_agents.errors import MemoryNotFound
 from nextmem_agents.items import as_items
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 from nextmem_agents.scope.vault import Vault
-from nextmem_agents.scope.writing import EncodedItem, encode_items, seal_items
+from nextmem_agents.scope.writing import EncodedItem, encode_items, holds_any, seal_items
 from nextmem_agents.store.records import NewRecord, Store
 
 _IDS = 1_000  # asked for at once
@@ -138,11 +139,13 @@ class Missing:
     """Which documents of a corpus a scope does not hold with the same text; how a run is taken up again.
 
     An id that comes again in a run is written again, so that the last text of it is what stays, whatever was there.
+    What was there with the same text and has ended, superseded by another memory say, is not brought back.
     """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._seen: set[int] = set()  # hashes of ids
+        self._was_empty = not holds_any(scope._store, scope.name)
 
     def of(self, documents: Sequence[Document]) -> list[Document]:
         """Those of the next documents, in their order; of one id among them only the last."""
@@ -155,11 +158,19 @@ class Missing:
         vault = vault_of(self._scope)
         again = {id_ for id_ in ids if hash(id_) in self._seen}
         self._seen.update(map(hash, ids))
-        return [
-            d
-            for d in last.values()
-            if d.id in again or d.id not in there or there[d.id] != vault.digest(d.text, d.role)
-        ]
+        return [d for d in last.values() if d.id in again or self._is_missing(d, vault, there)]
+
+    def _is_missing(self, document: Document, vault: Vault, there: Mapping[str, str | None]) -> bool:
+        digest = vault.digest(document.text, document.role)
+        if document.id in there:
+            return there[document.id] != digest
+        if self._was_empty:
+            return True
+        try:
+            ended = store_of(self._scope).history(self._scope.name, document.id)
+        except MemoryNotFound:
+            return True
+        return all(record.digest != digest for record in ended)
 
 
 def store_of(scope: Scope) -> Store:

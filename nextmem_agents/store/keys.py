@@ -229,7 +229,10 @@ class KeyRing:
         return dict(content)
 
     def _write(self, keys: dict[str, str], erasing: Sequence[str] | None = None) -> None:
-        content = self._content | {"keys": keys, "erasing": self._erasing if erasing is None else list(erasing)}
+        content = self._content | {
+            "keys": keys,
+            "erasing": self._erasing if erasing is None else list(erasing),
+        }
         if self._file is None:
             self._content = content
             return

@@ -50,6 +50,21 @@ def test_a_second_run_writes_what_is_missing_or_changed(corpus: Path, memory: Ne
     assert [m.text for m in scope.history("own")] == ["old", "new"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_has_ended_is_not_brought_back(corpus: Path, memory: NextMem, workers: int) -> None:
+    corpus.write_text('{"id": "old", "text": "He lives in Rome."}\n{"id": "gone", "text": "Tea."}\n"Else."\n')
+    assert [*plan(corpus, workers=workers).into_folder(memory)][-1].written == 3
+    scope = memory.scope("wiki")
+    scope.remember("He lives in Oslo.", id="new", supersedes="old")
+    scope.forget(["gone"])  # its bytes are gone too, so that the corpus brings it back
+    assert [*plan(corpus, workers=workers).into_folder(memory)][-1] == Totals(3, 1, 2)
+    assert {m.id for m in scope.list()} >= {"new", "gone"}
+    assert [m.text for m in scope.history("old")] == ["He lives in Rome."]
+    corpus.write_text('{"id": "old", "text": "He lives in Bonn."}\n')
+    assert [*plan(corpus, workers=workers).into_folder(memory)][-1].written == 1
+    assert scope.get("old").text == "He lives in Bonn."
+
+
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_of_an_id_that_comes_twice_the_last_text_stays_however_often_it_runs(
