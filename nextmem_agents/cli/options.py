@@ -15,6 +15,14 @@ import typer
 from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.errors import InvalidArgument
 
+
+def _checked_scope(name: str) -> str:
+    """A scope's name, looked at before a store is made for it."""
+    from nextmem_agents.store.checks import check_scope
+
+    return check_scope(name)
+
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -27,7 +35,12 @@ StoreOption = Annotated[
 ScopeOption = Annotated[
     str,
     typer.Option(
-        "--scope", "-s", metavar="NAME", envvar="NEXTMEM_SCOPE", help="Whose memory: a user or tenant."
+        "--scope",
+        "-s",
+        metavar="NAME",
+        envvar="NEXTMEM_SCOPE",
+        callback=_checked_scope,
+        help="Whose memory: a user or tenant.",
     ),
 ]
 CodecOption = Annotated[
@@ -140,7 +153,7 @@ def duration(option: str, word: str | None) -> timedelta | None:
     if word is None:
         return None
     found = _DURATION.fullmatch(word.strip())
-    if found is None:
+    if found is None or not float(found[1]):
         raise InvalidArgument(f"{option} takes a number and one of s, m, h, d, w, such as 7d; not {word!r}")
     try:
         return timedelta(seconds=float(found[1]) * _UNITS[found[2]])

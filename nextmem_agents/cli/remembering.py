@@ -87,8 +87,12 @@ def remember(
         "importance": importance,
         "dedupe": dedupe,
     }
+    from nextmem_agents.items import as_items
     from nextmem_agents.recall.rendering import escape
 
+    # All of them, before the first is written and a store is made.
+    given = {name: known[name] for name in ("session", "agent", "role", "occurred_at", "metadata")}
+    as_items(found, ids=None if memory_id is None else [memory_id], **given)
     ids: list[str] = []
     with opened(store, codec) as memory, progress("Remembering", "texts") as advance:
         target = memory.scope(scope, encrypted=encrypted)

@@ -147,6 +147,9 @@ def import_(
     """Add an exported file to a scope, all or nothing."""
     if not file.exists() or file.is_dir():
         raise DataError(f"{file} is no file; nothing was imported")
+    from nextmem_agents.scope.transfer import check_export
+
+    check_export(file)  # before a store is made for it
     with opened(store, codec) as memory, waiting("Importing"):
         n = memory.scope(scope).import_(file, skip_existing=skip_existing)
     if as_json:

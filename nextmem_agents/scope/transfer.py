@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -48,6 +48,7 @@ from nextmem_agents.store.records import NewRecord, Store
 FORMAT = "nextmem-export"
 VERSION = 1
 _TIMES = ("occurred_at", "expires_at", "valid_from", "valid_to", "created_at", "updated_at")
+_LONGEST_HEADER = 1 << 16  # bytes
 _APART = ("payloads", "vectors", "fold", "former")
 
 
@@ -244,17 +245,46 @@ def _to_json(record: NewRecord) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
+def check_export(path: Path) -> None:
+    """Look at the beginning of an exported file.
+
+    Raises:
+        DataError: it is none, or cannot be read.
+        NewerFormat: a newer version wrote it.
+    """
+    with _reading(path), path.open("rb") as file:
+        _header(path, file.readline(_LONGEST_HEADER))
+
+
+def _header(path: Path, line: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(line)
+    if header.get("format") != FORMAT or not isinstance(header.get("version"), int):
+        raise DataError(f"{path} is no export of nextmem-agents")
+    if header["version"] > VERSION:
+        raise NewerFormat(f"{path} has export format {header['version']}; upgrade nextmem-agents")
+    for name in ("fingerprint", "codec", "scope"):
+        header[name].encode()
+    return header
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a file that is no export, as an error that names it."""
     try:
+        yield
+    except NextMemError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} is no export of nextmem-agents, or damaged: {error!r}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
+    with _reading(path):
         data = path.read_bytes()
         lines = data.splitlines(keepends=True)
-        header, last = json.loads(lines[0]), json.loads(lines[-1])
-        if header.get("format") != FORMAT or not isinstance(header.get("version"), int):
-            raise DataError(f"{path} is no export of nextmem-agents")
-        if header["version"] > VERSION:
-            raise NewerFormat(f"{path} has export format {header['version']}; upgrade nextmem-agents")
-        for name in ("fingerprint", "codec", "scope"):
-            header[name].encode()
+        header, last = _header(path, lines[0]), json.loads(lines[-1])
         body = data[: -len(lines[-1])]
         if (
             last.get("blake2b") != blake2b(body, digest_size=32).hexdigest()
@@ -262,12 +292,6 @@ def _read(path: Path) -> tuple[dict[str, Any], list[NewRecord]]:
         ):
             raise DataError(f"{path} is cut off or was altered: its checksum is wrong. Nothing was imported")
         return header, [*_records(lines[1:-1], int(header["dim"]))]
-    except NextMemError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no export of nextmem-agents, or damaged: {error!r}") from error
 
 
 def _records(lines: Sequence[bytes], dim: int) -> Iterator[NewRecord]:

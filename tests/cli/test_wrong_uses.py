@@ -27,6 +27,8 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("remember a --metadata year", 2, "--metadata takes KEY=VALUE"),
     ("remember a --ttl soon", 2, "such as 7d"),
     ("remember a --ttl 99999999999999d", 2, "too long"),
+    ("remember a --ttl 0s", 2, "such as 7d"),
+    ("remember a --scope=", 2, "must not be empty"),
     ("remember a --occurred-at yesterday", 2, "ISO 8601"),
     ("remember a --importance 2", 2, "importance"),
     ("recall question", 3, "there is no store in"),
@@ -55,6 +57,8 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("export", 2, "file"),
     ("export a.jsonl --store nowhere", 3, "there is no store"),
     ("import missing.jsonl --store nowhere", 1, "missing.jsonl"),
+    ("import {text} --store nowhere", 1, "is no export"),
+    ("encode {text} --store nowhere --scope=", 2, "must not be empty"),
     ("migrate new", 2, "--to-codec"),
     ("migrate {home} --store {home} --to-codec mini", 2, "migrated into itself"),
     ("migrate {home}/../home --store {home} --to-codec mini", 2, "migrated into itself"),
@@ -119,6 +123,7 @@ def test_a_wrong_use(run: Run, readable: dict[str, str], typed: str, code: int, 
     assert message in " ".join(ended.err.split())
     assert not ended.out
     assert not Path("nowhere").exists()
+    assert not Path("home").exists()
 
 
 @pytest.mark.parametrize(
