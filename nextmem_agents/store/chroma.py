@@ -142,7 +142,8 @@ class ChromaIndex:
                     # In a collection of one scope a filter would find nothing else.
                     metadatas=[{"scope": scope} for scope in scopes[part]] if key == SHARED else None,
                 )
-        self._scrub()
+        if self._folder is not None:
+            zero_spare(self._folder)
 
     def agrees(self, key: int, ids: Sequence[str], vectors: npt.NDArray[np.float32]) -> list[bool | None]:
         """For each id, whether the index holds this vector (``[n, D]``, of unit length); None where it has lost it.
@@ -229,7 +230,8 @@ class ChromaIndex:
                     client.delete_collection(collection.name)
             finally:
                 client.close()
-        self._scrub()
+        if self._folder is not None:
+            zero_spare(self._folder)
 
     def make_elsewhere(self, database: Path) -> bool:
         """Replace the files by ones that a process of its own makes from the records; True if there is an index.
@@ -273,16 +275,6 @@ class ChromaIndex:
         """Remove what an interrupted :meth:`make_elsewhere` left."""
         if self._folder is not None:
             shutil.rmtree(self.fresh_folder, ignore_errors=True)
-
-    def _scrub(self) -> None:
-        if self._folder is None or not self._folder.exists():
-            return
-        try:
-            zero_spare(self._folder)
-        except OSError as error:
-            raise StoreError(
-                f"the spare room of the index {self._folder} cannot be cleared: {error}"
-            ) from error
 
     def _remove_files(self) -> None:
         if self._folder is None or not self._folder.exists():

@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from nextmem_agents.errors import StoreError
+
 # hnswlib's header as Chroma writes it: format version, offset of level 0, capacity, elements, bytes of an element.
 _HEADER = struct.Struct("<iQQQQ")
 _LENGTH_BYTES = 4
@@ -20,9 +22,12 @@ def zero_spare(folder: Path) -> int:
     """Overwrite the spare part of every graph under ``folder`` with zeros; returns the bytes that were not zero.
 
     Raises:
-        OSError: a file cannot be read or written.
+        StoreError: a file cannot be read or written.
     """
-    return sum(_zero_graph(header) for header in folder.rglob("header.bin"))
+    try:
+        return sum(_zero_graph(header) for header in folder.rglob("header.bin"))
+    except OSError as error:
+        raise StoreError(f"the spare room of the index {folder} cannot be cleared: {error}") from error
 
 
 def _zero_graph(header: Path) -> int:

@@ -18,6 +18,7 @@ from nextmem_agents.errors import CodecMismatch, NewerFormat, StoreError
 from nextmem_agents.store.chroma import HNSW
 from nextmem_agents.store.exact import Vectors
 from nextmem_agents.store.folder import Codec
+from nextmem_agents.store.hnsw_files import zero_spare
 from nextmem_agents.store.server_address import parse_address, probe
 
 FORMAT = 1
@@ -210,6 +211,8 @@ class Medium:
         self.call("close", self._client.close)
         for session in self._sessions:
             session.close()
+        if self.folder is not None:
+            zero_spare(self.folder)
 
     def call(self, action: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a method of Chroma's, again if it got no answer: every request of ours may be made twice."""

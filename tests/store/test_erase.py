@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from nextmem_agents.errors import StoreError
 from nextmem_agents.store.hnsw_files import zero_spare
 from nextmem_agents.store.scanning import find_bytes, find_bytes_apart
+from nextmem_agents.store.server import ServerStore
 from tests.store.conftest import indexed, kept
 
 TEXTS = [f"Zanzibar quokka {i}. Xylophone marmalade {i}" for i in range(40)]
@@ -190,14 +192,28 @@ def test_find_bytes_sees_what_lies_across_blocks(tmp_path, monkeypatch):
         assert find_bytes([file], [needle]) == {needle}
 
 
-def test_spare_room_of_a_graph_is_cleared(tmp_path):
-    import struct
-
-    (tmp_path / "header.bin").write_bytes(struct.pack("<iQQQQ", 1, 0, 10, 4, 8) + bytes(20))
-    level, length = tmp_path / "data_level0.bin", tmp_path / "length.bin"
+def make_graph(folder):
+    """Files as hnswlib writes them, of 4 elements of 8 bytes with room for 10; the room holds a secret."""
+    (folder / "header.bin").write_bytes(struct.pack("<iQQQQ", 1, 0, 10, 4, 8) + bytes(20))
+    level, length = folder / "data_level0.bin", folder / "length.bin"
     level.write_bytes(b"d" * 32 + b"secret!!" * 6)
     length.write_bytes(b"l" * 16 + b"secr" * 6)
+    return level, length
+
+
+def test_spare_room_of_a_graph_is_cleared(tmp_path):
+    level, length = make_graph(tmp_path)
     assert zero_spare(tmp_path) == 48 + 24
     assert level.read_bytes() == b"d" * 32 + bytes(48)
     assert length.read_bytes() == b"l" * 16 + bytes(24)
     assert zero_spare(tmp_path) == 0
+
+
+def test_a_folder_whose_payloads_lie_in_chroma_is_left_without_spare_room(tmp_path):
+    store = ServerStore.open_folder(tmp_path, dim=8, fingerprint="f", codec_name="c")
+    graph = tmp_path / "collection" / "graph"
+    graph.mkdir()
+    level, length = make_graph(graph)
+    store.close()
+    assert b"secret" not in level.read_bytes()
+    assert b"secr" not in length.read_bytes()
