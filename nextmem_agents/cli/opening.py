@@ -67,8 +67,11 @@ def settings() -> dict[str, Any]:
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a folder holds a store, or what is left of one."""
-    return any((folder / name).exists() for name in ("records.sqlite3", "collection", "chroma"))
+    """Whether a folder holds a store, or what is left of one; one that cannot be read may, and opening it says so."""
+    try:
+        return any((folder / name).exists() for name in ("records.sqlite3", "collection", "chroma"))
+    except OSError:
+        return True
 
 
 @contextmanager

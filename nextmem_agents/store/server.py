@@ -293,17 +293,20 @@ def payload_of(folder: str | os.PathLike[str], asked: str | None) -> Literal["sq
 
     Raises:
         InvalidArgument: ``asked`` is neither ``"sqlite"`` nor ``"chroma"``.
-        StoreError: the folder was made the other way.
+        StoreError: the folder was made the other way, or cannot be read.
     """
     if asked not in ("sqlite", "chroma", None):
         raise InvalidArgument(f"payload is 'sqlite' or 'chroma', not {asked!r:.80}")
     path = Path(folder)
     made: Literal["sqlite", "chroma"] | None = None
     if os.fspath(folder) != MEMORY:
-        if (path / "records.sqlite3").exists():
-            made = "sqlite"
-        elif (path / DATA).exists():
-            made = "chroma"
+        try:
+            if (path / "records.sqlite3").exists():
+                made = "sqlite"
+            elif (path / DATA).exists():
+                made = "chroma"
+        except OSError as error:
+            raise StoreError(f"the folder {path} cannot be read: {error}") from error
     if asked is not None and made is not None and asked != made:
         raise StoreError(
             f"the store in {path} was made with payload={made!r}; open it so, or choose another folder"

@@ -40,6 +40,7 @@ WRONG_USES: list[tuple[str, int, str]] = [
     ("ask question --store {home} --mode guess", 2, "mode"),
     ("list --store=", 2, "it is empty"),
     ("list --store nowhere", 3, "there is no store in nowhere"),
+    (f"list --store {'a' * 300}", 1, "cannot be read"),
     ("list --store {home} --after nothing", 3, "'nothing'"),
     ("show nothing --store {home}", 3, "no memory 'nothing'"),
     ("forget", 2, "give ids, or --where"),
