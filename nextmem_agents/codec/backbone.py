@@ -84,11 +84,15 @@ class Backbone:
     def _rounded_head(self, head: Matrix) -> tuple[Tensor, float]:
         """The output matrix [V, D] in bfloat16, and the error of its logits over the norm of the hidden state.
 
-        Hidden state, weight and logit are each rounded to 8 bits, relative 2⁻⁹: by Cauchy and Schwarz that moves the
-        logit by 3 · 2⁻⁹ ‖h‖ ‖w‖ at most; a fourth 2⁻⁹ is more than their products and the float32 sums add.
+        Hidden state and logit are each rounded to 8 bits, relative 2⁻⁸, and the weight w to w'. By Cauchy and Schwarz
+        that moves the logit by (2⁻⁸ ‖w‖ + ‖w - w'‖ + 2⁻⁸ ‖w‖) ‖h‖ at most, and by less than a hundredth more, which is
+        what the products of these errors come to; either sum, in float32, by D 2⁻²⁴ ‖w‖ ‖h‖. Weights that were saved
+        in bfloat16, as the shipped ones, are exact.
         """
-        norms = torch.linalg.vector_norm(head.weight, dim=0)
-        return head.weight.bfloat16().t().contiguous(), 2**-7 * float(norms.max())
+        weight = head.weight.bfloat16()
+        most = torch.linalg.vector_norm(head.weight, dim=0).max()
+        off = torch.linalg.vector_norm(head.weight - weight, dim=0).max()
+        return weight.t().contiguous(), 1.01 * float((2**-7 + len(weight) * 2**-23) * most + off)
 
     @property
     def model(self) -> Any:
@@ -96,6 +100,11 @@ class Backbone:
         if isinstance(self._model, Qwen3Weights):
             self._model = self._model.as_transformers()
         return self._model
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of tokens that have an embedding."""
+        return int(self._model.config.vocab_size)
 
     @property
     def context(self) -> int:

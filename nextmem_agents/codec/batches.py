@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+_log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 BATCH = 64
@@ -65,7 +67,7 @@ def in_batches(
     threads = torch.get_num_threads() if side_by_side and not within else 1
     many = len(lengths) >= LEAST_EACH * threads
     alone = threads > 1 and (many or apart)
-    each = _pool(threads).map if alone else map
+    each = _side_by_side(threads) if alone else map
     results: dict[int, T] = {}
     with _counted(alone) as others:
         for batches in by_length(lengths, size, threads if alone and (many or not others) else 1):
@@ -107,7 +109,7 @@ def at_once(work: Callable[[S], T], parts: Sequence[S]) -> list[T]:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradient):
             return work(part)
 
-    return list(_pool(threads).map(as_here, parts))
+    return list(_side_by_side(threads)(as_here, parts))
 
 
 _asking: set[int] = set()  # threads
@@ -131,8 +133,27 @@ if hasattr(
     os.register_at_fork(after_in_child=_forget)
 
 
+def _side_by_side(threads: int) -> Callable[[Callable[[S], T], Sequence[S]], Iterable[T]]:
+    """``map`` by several threads; by this one where no others can be had, as at the end of the process."""
+
+    def each(work: Callable[[S], T], parts: Sequence[S]) -> Iterable[T]:
+        try:
+            return _pool(threads).map(work, parts)
+        except (
+            RuntimeError
+        ) as error:  # of starting a thread, or of handing it work: that of the work comes later
+            _log.debug("working in one thread: %s", error)
+            return map(work, parts)
+
+    return each
+
+
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch uses that one thread."""
+    """Threads in each of which torch uses that one thread.
+
+    Raises:
+        RuntimeError: they cannot be started.
+    """
     with _making:
         if threads not in _pools:
             started = threading.Barrier(threads + 1)
@@ -143,10 +164,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
                 torch.get_num_threads()  # only with this is it settled for the thread
                 started.wait()
 
-            _pools[threads] = ThreadPoolExecutor(threads, "nextmem-batch", start)
-            for _ in range(threads):
-                _pools[threads].submit(int)
-            started.wait()
-            # What was set is also what threads yet to come begin with.
-            torch.set_num_threads(threads)
+            made = ThreadPoolExecutor(threads, "nextmem-batch", start)
+            try:
+                for _ in range(threads):
+                    made.submit(int)
+                started.wait()
+            except BaseException:
+                started.abort()
+                made.shutdown(wait=False)
+                raise
+            finally:
+                # What was set is also what threads yet to come begin with.
+                torch.set_num_threads(threads)
+            _pools[threads] = made
         return _pools[threads]

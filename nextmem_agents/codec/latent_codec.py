@@ -18,8 +18,8 @@ from nextmem_agents.codec.latents import Latents, length_mask
 from nextmem_agents.codec.own_settings import own_settings
 from nextmem_agents.codec.projection import project
 from nextmem_agents.codec.refinement import Attempt, Refinement
-from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
-from nextmem_agents.quantization import QuantizedLatents, dequantize, quantize_batch
+from nextmem_agents.errors import EmptyText, InvalidArgument, PayloadError, TextTooLong
+from nextmem_agents.quantization import Payload, QuantizedLatents, dequantize, quantize_batch
 
 
 class LatentCodec(AnsweringCodec):
@@ -330,6 +330,26 @@ class LatentCodec(AnsweringCodec):
             search=not as_released,
             levels=self.config.levels,
         )
+
+    def check_payload(self, payload: Payload) -> None:
+        """Raise PayloadError unless this codec can have written the payload: its tag needs no secret, so that anybody
+        can have.
+        """
+        if payload.codec_id != self.codec_id:
+            raise PayloadError(f"it was written by another codec, {payload.codec_id.hex()}")
+        latents = payload.latents
+        if latents is None:
+            return
+        shape = self.config.latents_for(payload.n_tokens), self.config.kept or self.dim
+        wanted = self.config.quantization, self.config.levels, shape
+        found = latents.scheme, latents.levels, latents.shape
+        if found != wanted or payload.n_tokens > self.config.max_tokens:
+            raise PayloadError(
+                f"{payload.n_tokens} tokens in latents {latents.shape}, {latents.scheme} of {latents.levels} "
+                f"levels, are not what codec {self.config.name!r} writes"
+            )
+        if any(token >= self.decoder.vocabulary for _, token in payload.repair):
+            raise PayloadError("a repair names a token that the codec does not have")
 
     @own_settings()
     def dequantize(self, rows: Sequence[QuantizedLatents], *, as_released: bool = False) -> Latents:

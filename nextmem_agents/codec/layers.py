@@ -10,6 +10,8 @@ torch has it no more, the same functions run as Python.
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -20,7 +22,17 @@ from torch import Tensor
 
 from nextmem_agents.codec.matrix import product, product_plus
 
+_log = logging.getLogger(__name__)
 _compiling = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _compiling
+    _compiling = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: Tensor) -> Tensor:
@@ -164,7 +176,7 @@ def run_layers(
 
 
 def scripted() -> Callable[..., Tensor]:
-    """:func:`run_layers` as TorchScript; itself where this torch has none."""
+    """:func:`run_layers` as TorchScript; itself where this torch has none, or it fails."""
     with _compiling:  # what ignores warnings does so for all threads
         return _compiled()
 
@@ -173,9 +185,13 @@ def scripted() -> Callable[..., Tensor]:
 def _compiled() -> Callable[..., Tensor]:
     if not hasattr(torch.jit, "script"):
         return run_layers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        compiled = torch.jit.script(run_layers)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            compiled = torch.jit.script(run_layers)
+    except Exception as error:  # of many kinds; one is that the sources are not there, as in frozen programs
+        _log.info("TorchScript cannot compile the codec's layers, which run as Python: %s", error)
+        return run_layers
 
     def run(*given: object) -> Tensor:
         # To optimise it takes longer than it gains, and more memory.

@@ -14,7 +14,7 @@ from nextmem_agents.codec.checkpoint import Parts
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.codec.latents import Latents
 from nextmem_agents.codec.official import read_official
-from nextmem_agents.codec.own_settings import own_settings
+from nextmem_agents.codec.own_settings import building, own_settings
 from nextmem_agents.codec.roles import Placement, check_device, has_device, load_roles
 from nextmem_agents.codec.tokens import CodecTokenizer
 from nextmem_agents.codec.worker import CodecWorker, current_caller
@@ -46,6 +46,11 @@ class LoadedCodec:
         self.encoder, self.decoder, self.reader = load_roles(parts, placement or Placement())
         self.folder = folder
         self.index_head = parts.index_head
+        if self.index_head is not None and len(self.index_head.tokens) > self.decoder.vocabulary:
+            raise CheckpointError(
+                f"the index head names {len(self.index_head.tokens)} tokens and the backbone has "
+                f"{self.decoder.vocabulary}; it belongs to another codec"
+            )
         self.span_reader = parts.span_reader
         self.parts = parts
         self.worker = CodecWorker()
@@ -53,6 +58,15 @@ class LoadedCodec:
         self._loading = threading.Lock()
         table = config.quantization_table
         self.quantization_table = None if table is None else torch.tensor(table)[: config.kept]
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Itself: weights that nothing changes need no copy."""
+        return self
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"codec {self.config.name!r} cannot be pickled; send its name or folder, and LatentCodec.load() it there"
+        )
 
     def together(
         self, key: Hashable, work: Callable[[list[T]], Sequence[R]], items: Sequence[T]
@@ -65,7 +79,7 @@ class LoadedCodec:
         return work(list(items)) if caller is None else self.worker.run(key, work, items, caller)
 
     @classmethod
-    @own_settings()
+    @building()
     def load(
         cls,
         name_or_folder: str | Path = DEFAULT_CODEC,
@@ -117,7 +131,7 @@ class LoadedCodec:
         return cls(config, parts, placement, folder)
 
     @classmethod
-    @own_settings()
+    @building()
     def load_official(
         cls,
         base: str | Path,
@@ -201,7 +215,7 @@ class LoadedCodec:
         weights = "nf4" if self.decoder.in_4bit else str(self.decoder.dtype).removeprefix("torch.")
         return f"{weights}/{self.decoder.device.type}"
 
-    @own_settings()
+    @building()
     def in_profile(self, profile: str) -> Self:
         """The same codec with the weights' type and on the kind of device that ``profile`` names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
@@ -13,6 +14,12 @@ _PACKS = (
     and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+# What is packed is multiplied by oneDNN as these say, whatever torch is told: in fewer bits, leads move by more than
+# the margin of a repair.
+_ROUNDS = any(
+    os.environ.get(name, "STRICT").upper() != "STRICT"
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 )
 _FEW_ROWS = range(2, 257)
 _LARGE = 2**19  # values; smaller matrices gain nothing
@@ -74,6 +81,7 @@ class Matrix:
         """Whether a second copy would speed up anything."""
         return (
             _PACKS
+            and not _ROUNDS
             and weight.device.type == "cpu"
             and weight.dtype in (torch.float32, torch.bfloat16)
             and weight.numel() >= _LARGE

@@ -8,6 +8,7 @@ last one moves a token's lead by up to .22 (`mini`), ten times the margin that r
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,28 +27,50 @@ class _WholeProducts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
+        self._disturbances = 0
         self._before: str | None = None  # what to go back to
 
     def __enter__(self) -> None:
         with self._lock:
+            self._make_whole()
             self._inside += 1
-            if (now := _precision()) not in _WHOLE:
-                self._before = now
-                _set_precision("ieee")
+
+    def disturbances(self) -> int:
+        """How often somebody has set them otherwise while a thread was inside; they are whole again now."""
+        with self._lock:
+            self._make_whole()
+            return self._disturbances
+
+    def _make_whole(self) -> None:
+        if (now := _precision()) not in _WHOLE:
+            self._before = now
+            _set_precision("ieee")
+            self._disturbances += bool(self._inside)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside or self._before is None:
-                return
-            before, self._before = self._before, None
-            if _precision() in _WHOLE:  # nobody has set it meanwhile
-                _set_precision("none")  # as the settings above it have it
-                if _precision() != before:
-                    _set_precision(before)
+            self._inside = max(0, self._inside - 1)
+            if not self._inside:
+                self._restore()
+
+    def begin_anew(self) -> None:
+        """In a forked child, where no other thread is inside any more."""
+        self._lock, self._inside = threading.Lock(), 0
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        if _precision() in _WHOLE:  # nobody has set it meanwhile
+            _set_precision("none")  # as the settings above it have it
+            if _precision() != before:
+                _set_precision(before)
 
 
 _whole_products = _WholeProducts()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_whole_products.begin_anew)
 
 
 @contextmanager
@@ -69,6 +92,30 @@ def own_settings() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(_whole_products)
         yield
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """:func:`own_settings` for making a codec: whatever the default type, whether or not tensors are to be inference
+    ones, and without a draw from the caller's random numbers.
+
+    The default type is the process's, and for as long as this takes float32 in all of its threads.
+    """
+    before = torch.get_default_dtype()
+    with own_settings(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def disturbances() -> int:
+    """How often, within :func:`own_settings`, another thread has set products to fewer bits; now they are whole again.
+
+    What was computed between two calls with the same answer was computed in float32.
+    """
+    return _whole_products.disturbances()
 
 
 def _precision() -> str:

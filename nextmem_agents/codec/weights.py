@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nextmem_agents.codec.fingerprint import rope
+from nextmem_agents.codec.own_settings import building
 
 
 class _Linear(nn.Linear):
@@ -122,6 +123,7 @@ class Qwen3Weights(nn.Module):
         """As in transformers."""
         return self.lm_head
 
+    @building()
     def as_transformers(self) -> Any:
         """A Qwen3ForCausalLM over the same tensors."""
         from transformers import Qwen3Config, Qwen3ForCausalLM

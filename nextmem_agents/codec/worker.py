@@ -161,8 +161,12 @@ class CodecWorker:
                 self._queues.setdefault(caller.name, deque()).append(piece)
                 self._waiting += len(part)
             if not self._running:
+                try:
+                    threading.Thread(target=self._serve, name="nextmem-codec", daemon=True).start()
+                except BaseException as error:
+                    request.fail(error)  # so that whoever starts it later leaves its pieces out
+                    raise
                 self._running = True
-                threading.Thread(target=self._serve, name="nextmem-codec", daemon=True).start()
             self._changed.notify_all()
         return request.future.result()
 

@@ -106,7 +106,8 @@ class ScopeBase:
         there = self._store.records(self.name, list(short)) if short else {}
         left = [r for r in records if r.version not in short or r.version in there]
         vault = self._vault()
-        return left, DecodeBatch([vault.read(r, stored.get(r.version, [])) for r in left], self._decompress)
+        read = [vault.read(record, stored.get(record.version, []), self.codec) for record in left]
+        return left, DecodeBatch(read, self._decompress)
 
     def _memories(self, records: Sequence[Record]) -> builtins.list[Memory]:
         left, batch = self._batch(records)

@@ -104,7 +104,7 @@ def _decoded(
     vault = side.vault(scope)
     sound = []
     for record in records:
-        payloads = vault.read(_described(record), record.payloads)
+        payloads = vault.read(_described(record), record.payloads, side.codec)
         if isinstance(payloads, DamagedRecord):
             damaged.append(Damage(scope, record.id, 0, str(payloads)))
         else:

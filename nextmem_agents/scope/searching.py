@@ -237,9 +237,9 @@ def _of_stored(
     rows: list[QuantizedLatents] = []
     for version, record in records.items():
         # A damaged memory is found by its words or not at all; reading its text raises its error.
-        payloads = vault.read(record, stored.get(version, []))
+        payloads = vault.read(record, stored.get(version, []), codec)
         for payload in [] if isinstance(payloads, DamagedRecord) else payloads:
-            if payload.latents is not None and payload.codec_id == codec.codec_id:
+            if payload.latents is not None:
                 owners.append(version)
                 rows.append(payload.latents)
     if not rows:

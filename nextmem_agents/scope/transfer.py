@@ -105,7 +105,7 @@ def export_scope(
                 }
             )
             for record in store.dump(vault.scope):
-                write(_to_json(_readable(record, vault)))
+                write(_to_json(_readable(record, vault, codec)))
                 n += 1
             write({"versions": n, "blake2b": checksum.hexdigest()})
             opened.flush()
@@ -173,7 +173,7 @@ def import_scope(
         source = Vault(str(header["scope"]), None)
         if header.get("embedder") != (None if embedder is None else embedder.name):
             chosen = _embedded(chosen, source, codec, embedder, path)
-        payloads = [_opened(record, source) for record in chosen]
+        payloads = [_opened(record, source, codec) for record in chosen]
     except PayloadError as error:
         raise DataError(f"{path} is damaged: {error}") from error
     # A digest stands for a text under the scope's key: it comes from the text where the key is another.
@@ -188,7 +188,7 @@ def _embedded(
     records: Sequence[NewRecord], source: Vault, codec: LatentCodec, embedder: Embedder | None, path: Path
 ) -> list[NewRecord]:
     """The records with this memory's index vectors in the place of theirs."""
-    payloads = [_opened(record, source) for record in records]
+    payloads = [_opened(record, source, codec) for record in records]
     flat = decompress(codec, [[payload] for chunks in payloads for payload in chunks])
     texts = iter(flat)
     chunks = [[next(texts) for _ in each] for each in payloads]
@@ -202,17 +202,18 @@ def _embedded(
     return [replace(record, vectors=indexed) for record, indexed in zip(records, vectors, strict=True)]
 
 
-def _opened(record: NewRecord, vault: Vault) -> list[Payload]:
+def _opened(record: NewRecord, vault: Vault, codec: LatentCodec) -> list[Payload]:
     try:
-        return [vault.open(data, record.id, n) for n, data in enumerate(record.payloads)]
+        return [vault.open(data, record.id, n, codec) for n, data in enumerate(record.payloads)]
     except PayloadError as error:
         raise PayloadError(f"memory {record.id!r} in scope {vault.scope!r} is damaged: {error}") from error
 
 
-def _readable(record: NewRecord, vault: Vault) -> NewRecord:
+def _readable(record: NewRecord, vault: Vault, codec: LatentCodec) -> NewRecord:
     """The record as a file keeps it: not encrypted, and without the digest that only the scope's key can tell."""
     plain = Vault(vault.scope, None)
-    payloads = [plain.seal(payload, record.id, n) for n, payload in enumerate(_opened(record, vault))]
+    opened = _opened(record, vault, codec)
+    payloads = [plain.seal(payload, record.id, n) for n, payload in enumerate(opened)]
     return replace(record, payloads=payloads, digest=None if vault.encrypted else record.digest)
 
 

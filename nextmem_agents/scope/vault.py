@@ -7,6 +7,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.errors import DamagedRecord, KeyMissing, PayloadError
 from nextmem_agents.quantization import Payload, encode_binding
 from nextmem_agents.store.keys import MAGIC, seal, unseal
@@ -42,11 +43,11 @@ class Vault:
         data = payload.to_bytes(binding)
         return data if self._key is None else seal(self._key, data, binding)
 
-    def open(self, data: bytes, id: str, chunk: int) -> Payload:  # noqa: A002 - the field's own name
+    def open(self, data: bytes, id: str, chunk: int, codec: LatentCodec) -> Payload:  # noqa: A002 - the field's own name
         """The payload that was sealed for this place.
 
         Raises:
-            PayloadError: the bytes are damaged, or of another place.
+            PayloadError: the bytes are damaged, of another place, or nothing that the codec writes.
             KeyMissing: they are encrypted, and this scope has no key.
         """
         if not data:
@@ -64,14 +65,18 @@ class Vault:
             data = plain
         elif self._key is not None:
             raise PayloadError("a payload that is not encrypted lies in an encrypted scope")
-        return Payload.from_bytes(data, binding)
+        payload = Payload.from_bytes(data, binding)
+        codec.check_payload(payload)
+        return payload
 
-    def read(self, record: Record, stored: Sequence[bytes]) -> list[Payload] | DamagedRecord:
+    def read(
+        self, record: Record, stored: Sequence[bytes], codec: LatentCodec
+    ) -> list[Payload] | DamagedRecord:
         """All payloads of a memory, or the error that reading its text is to raise."""
         try:
             if len(stored) != record.n_chunks:
                 raise PayloadError(f"{len(stored)} of its {record.n_chunks} chunks are there")
-            return [self.open(data, record.id, n) for n, data in enumerate(stored)]
+            return [self.open(data, record.id, n, codec) for n, data in enumerate(stored)]
         except PayloadError as error:
             damaged = DamagedRecord(
                 f"memory {record.id!r} in scope {self.scope!r} is damaged: {error}. All other memories stay "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -144,3 +146,53 @@ def test_parts_run_at_once_in_the_mode_of_the_thread_that_asks() -> None:
         assert at_once(work, [0, 1]) == [(0, False, False, 1), (1, False, False, 1)]
     assert at_once(work, [0, 1]) == [(0, False, True, 1), (1, False, True, 1)]
     assert at_once(lambda part: at_once(lambda inner: part + inner, [1, 2]), [10, 20]) == [[11, 12], [21, 22]]
+
+
+def test_where_no_thread_can_be_started_one_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_pools", {})
+    start = threading.Thread.start
+    refused = []
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name.startswith("nextmem-batch") and len(refused) < 2:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refusing)
+        for _ in range(4):  # the pool is made in the end
+            assert in_batches([1] * 99, lambda rows: rows, side_by_side=True) == list(range(99))
+            assert at_once(lambda n: 2 * n, [1, 2, 3]) == [2, 4, 6]
+            assert torch.get_num_threads() == 2
+    assert len(refused) == 2
+    assert list(batches._pools) == [2]
+    batches._pools[2].shutdown()
+
+
+def test_what_the_work_raises_is_not_taken_for_a_thread_that_cannot_be_started() -> None:
+    asked = []
+
+    def failing(part: int) -> int:
+        asked.append(part)
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't start"):
+        at_once(failing, [1, 2])
+    assert len(asked) <= 2
+
+
+def test_a_thread_that_outlives_the_main_one_goes_on() -> None:
+    program = """
+import threading, time, torch
+torch.set_num_threads(2)
+from nextmem_agents.codec.batches import at_once, in_batches
+
+def later():
+    threading.main_thread().join()
+    print(in_batches([1] * 99, lambda rows: rows, side_by_side=True) == list(range(99)), at_once(abs, [1, -2]))
+
+threading.Thread(target=later).start()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "True [1, 2]\n"

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nextmem_agents import LatentCodec
-from nextmem_agents.errors import EmptyText, InvalidArgument, TextTooLong
+from nextmem_agents.codec.index_head import IndexHead
+from nextmem_agents.errors import CheckpointError, EmptyText, InvalidArgument, TextTooLong
 from tests.codec.tiny import TEXTS
 
 LONG = "The committee met on Thursday at the library. " * 20
@@ -86,3 +91,17 @@ def test_a_device_that_is_not_here_is_refused(codec: LatentCodec) -> None:
     for call in (lambda: LatentCodec.load(device="cuda"), lambda: codec.to("cuda:1")):
         with pytest.raises(InvalidArgument, match="there is no cuda"):
             call()
+
+
+def test_a_copy_of_a_codec_is_the_codec_and_none_is_pickled(codec: LatentCodec) -> None:
+    assert copy.deepcopy({"codec": codec})["codec"] is codec
+    with pytest.raises(TypeError, match=r"LatentCodec\.load"):
+        pickle.dumps(codec)
+
+
+def test_an_index_head_of_more_tokens_than_there_are_is_refused(codec: LatentCodec) -> None:
+    head = codec.index_head
+    assert head is not None
+    wider = IndexHead(codec.dim, 16, head.term_size, head.index_size, 8, vocabulary=len(head.tokens) + 1)
+    with pytest.raises(CheckpointError, match="another codec"):
+        LatentCodec(codec.config, replace(codec.parts, index_head=wider))

@@ -106,3 +106,11 @@ def test_threads_that_come_first_at_once_compile_it_without_a_warning(
     assert len(found) == 4
     assert all(torch.equal(each, expected) for each in found)
     assert not [warning for warning in recwarn if "jit" in str(warning.message)]
+
+
+def test_where_torchscript_fails_the_layers_run_as_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: object) -> None:
+        raise OSError("Can't get source for <function run_layers>")
+
+    monkeypatch.setattr(torch.jit, "script", failing)
+    assert layers._compiled.__wrapped__() is layers.run_layers

@@ -51,6 +51,30 @@ def test_nor_where_every_rounding_goes_one_way(backbone: Backbone) -> None:
     assert bool(((rough[0].float() - backbone.logits(hidden)).abs() <= rough[1][:, None]).all())
 
 
+def test_nor_where_state_weight_and_logit_are_rounded_as_far_as_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nextmem_agents.codec.backbone.GAINS_BY_BFLOAT16", True)
+    model = tiny.model()
+    weight = model.get_output_embeddings().weight
+    widest = []
+    for value in (1 + 2.0**-8 + 2.0**-16, 1 + 2.0**-8 - 2.0**-16):  # rounded up, and down, by half a unit
+        with torch.no_grad():
+            weight.zero_()
+            weight[5] = value
+        made = Backbone(model, fuse=True)
+        hidden = value * torch.ones(64, 64).tril()
+        rough = made.rough_logits(hidden)
+        assert rough is not None
+        exact = hidden.double() @ weight.double().t()
+        off = (rough[0].double() - exact).abs().amax(-1)
+        # ‖h‖ ‖w‖ is what is bounded by; of these two only what is not zero counts.
+        part = rough[1] * (hidden.count_nonzero(-1) / 64).sqrt()
+        assert bool((off <= part).all())
+        widest.append(float((off / part).max()))
+    assert max(widest) > 0.9  # and the bound is no wider than need be
+
+
 @pytest.mark.parametrize("enough", [-0.5, 0.0, 0.02, 1.0])
 def test_leads_are_exact_below_what_is_enough_and_never_too_large(backbone: Backbone, enough: float) -> None:
     weight = backbone.model.get_output_embeddings().weight

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -83,3 +87,21 @@ def test_bfloat16_carries_the_gradient_of_its_rows(kind: type[Matrix]) -> None:
         expected = matrix.weight.float().sum(1).expand(rows, -1)
         assert x.grad is not None
         torch.testing.assert_close(x.grad, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("value", "packs"), [("BF16", False), ("strict", True), (None, True)])
+def test_nothing_is_packed_where_onednn_is_told_to_round(value: str | None, packs: bool) -> None:
+    program = "from nextmem_agents.codec import matrix; print(matrix._ROUNDS)"
+    told = {} if value is None else {"ONEDNN_DEFAULT_FPMATH_MODE": value}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | told, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == str(not packs)
+
+
+def test_what_is_not_packed_is_multiplied_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "_ROUNDS", True)
+    weight = torch.randn(1024, 1024)
+    x = torch.randn(4, 1024)
+    assert Matrix(weight).is_plain
+    assert torch.allclose(Matrix(weight).times(x), x @ weight, atol=1e-3)

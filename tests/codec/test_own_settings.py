@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from nextmem_agents import LatentCodec, NextMem
+from nextmem_agents.codec import exact
 from nextmem_agents.codec import own_settings as module
 from nextmem_agents.codec.exact import compress, decompress
 from nextmem_agents.codec.own_settings import own_settings
+from tests.conftest import CODEC
 
 TEXTS = [
     "Ada's flight to Lisbon leaves at 9.40 on Tuesday.",
@@ -138,3 +142,79 @@ def test_before_torch_2_9(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_error_leaves_the_settings_as_they_were() -> None:
     with products_in_fewer_bits(), pytest.raises(ZeroDivisionError), own_settings():
         1 / 0  # noqa: B018
+
+
+LOADING = {
+    "inference mode": torch.inference_mode,
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+    "float16 by default": lambda: default_dtype(torch.float16),
+    "float64 by default": lambda: default_dtype(torch.float64),
+}
+
+
+@pytest.mark.parametrize("setting", LOADING.values(), ids=list(LOADING))
+def test_a_codec_that_was_loaded_under_a_setting_is_the_same(codec: LatentCodec, setting: Any) -> None:
+    with setting():
+        loaded = LatentCodec.load(CODEC)
+        before = torch.get_default_dtype()
+    assert torch.get_default_dtype() == torch.float32 or before != torch.float32
+    hard = ["zq7-Xp0 kkq;; 9f3a77e1 \u2603\u2603 vw", *TEXTS]  # the first has to be refined
+    assert [c.payload for [c] in compress(loaded, hard)] == [c.payload for [c] in compress(codec, hard)]
+    assert used(loaded) == used(codec)
+
+
+def test_loading_draws_no_random_numbers() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    LatentCodec.load(CODEC)
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_what_another_thread_sets_while_a_text_is_proven_does_not_count(
+    codec: LatentCodec, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    expected = compress(codec, TEXTS)
+    left = [times]
+    stored = exact._stored
+
+    def disturbed(*given: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            torch.set_float32_matmul_precision("medium")  # as another thread may
+        return stored(*given)
+
+    monkeypatch.setattr(exact, "_stored", disturbed)
+    try:
+        found = compress(codec, TEXTS)
+        assert torch.get_float32_matmul_precision() == "medium"  # it is theirs to set
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    if times == 1:
+        assert [c.payload for [c] in found] == [c.payload for [c] in expected]
+    else:  # never undisturbed: the text itself is kept beside
+        assert [c.payload.kept_text for [c] in found] == [text.encode() for text in TEXTS]
+
+
+def test_decoding_anew_what_fails_its_checksum_has_own_settings_too(codec: LatentCodec) -> None:
+    [[chunk]] = compress(codec, TEXTS[:1])
+    wrong = replace(chunk.payload, text_checksum=bytes(len(chunk.payload.text_checksum)))
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        [found] = decompress(codec, [[wrong]])
+    assert (found.text, found.exact) == (TEXTS[0], False)
+
+
+def test_a_forked_child_has_the_callers_precision() -> None:
+    products = module._WholeProducts()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        products.__enter__()
+        products._lock.acquire()  # as another thread may have at that moment
+        products.begin_anew()
+        assert torch.get_float32_matmul_precision() == "medium"
+        with products:
+            assert module._precision() in module._WHOLE
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

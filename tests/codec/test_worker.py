@@ -168,3 +168,19 @@ def test_the_caller_is_known_only_where_it_was_named() -> None:
 def test_nothing_takes_no_turn(work: Recorder) -> None:
     assert CodecWorker().run("w", work, [], Caller("a")) == []
     assert not work.batches
+
+
+def test_a_worker_that_cannot_be_started_once_is_started_the_next_time(
+    work: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = CodecWorker()
+
+    def refusing(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refusing)
+        with pytest.raises(RuntimeError, match="can't start"):
+            worker.run("w", work, [1], Caller("a"))
+    assert worker.run("w", work, [2], Caller("b")) == [20]
+    assert work.batches == [[2]]  # nobody waits for the first

@@ -50,6 +50,9 @@ class FakeCodec:
     def index_vectors(self, latents: Latents) -> torch.Tensor:
         return latents.values[:, 0]
 
+    def check_payload(self, payload: Any) -> None:
+        assert payload.codec_id == self.codec_id
+
 
 def compress(codec: Any, texts: Sequence[str], keep_text: bool | None = None) -> list[list[CompressedChunk]]:
     """In place of :func:`nextmem_agents.codec.exact.compress`."""
