@@ -123,16 +123,16 @@ class Qwen3Weights(nn.Module):
         """As in transformers."""
         return self.lm_head
 
-    @building()
     def as_transformers(self) -> Any:
         """A Qwen3ForCausalLM over the same tensors."""
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
         config = Qwen3Config(**portable(self.described))
-        with torch.device("meta"):
-            model = Qwen3ForCausalLM(config)
-        # Its frequencies are no part of the state, and would stay without values.
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        with building():
+            with torch.device("meta"):
+                model = Qwen3ForCausalLM(config)
+            # Its frequencies are no part of the state, and would stay without values.
+            model.model.rotary_emb = type(model.model.rotary_emb)(config)
         model.load_state_dict(self.state_dict(), strict=False, assign=True)
         model.tie_weights()
         return model.to(self.lm_head.weight.device).eval().requires_grad_(False)
