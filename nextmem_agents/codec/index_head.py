@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nextmem_agents.codec.batches import at_once
 from nextmem_agents.codec.largest import largest, nearly_largest
 from nextmem_agents.codec.latents import length_mask
 from nextmem_agents.codec.matrix import GAINS_BY_BFLOAT16
 from nextmem_agents.errors import CheckpointError
 
 FILE = "index_head.safetensors"
+_MOST = 60.0  # the exponent of a weight: e⁶⁰ is far from what float32 holds at most
 _ROWS = 64  # of logits over the vocabulary: these stay in the cache, which makes it four times as fast
 
 
@@ -106,25 +108,47 @@ class IndexHead(nn.Module):
 
         In bfloat16 where the processor has a unit for it, and without what makes a probability: for a guess.
         """
-        if self._directions is None:
-            dtype = torch.bfloat16 if GAINS_BY_BFLOAT16 else self.tokens.dtype
-            self._directions = F.normalize(self.tokens, dim=-1).T.to(dtype).contiguous()
-        rows = terms.flatten(0, -2).to(self._directions.dtype)
-        found = [nearly_largest(part @ self._directions) for part in torch.split(rows, _ROWS)]
+        directions = self._rounded_directions()
+        rows = terms.flatten(0, -2).to(directions.dtype)
+        found = [nearly_largest(part @ directions) for part in torch.split(rows, _ROWS)]
         return torch.cat(found).view(terms.shape[:-1])
+
+    def _rounded_directions(self) -> Tensor:
+        """Of each token, [term_size, V]; in bfloat16 where the processor has a unit for it."""
+        if self._directions is None or self._directions.device != self.tokens.device:
+            rounds = GAINS_BY_BFLOAT16 and self.tokens.device.type == "cpu"
+            dtype = torch.bfloat16 if rounds else self.tokens.dtype
+            self._directions = F.normalize(self.tokens, dim=-1).T.to(dtype).contiguous()
+        return self._directions
 
     def expected(self, terms: Tensor) -> Tensor:
         """Term vectors [..., term_size] turned to the mean direction of the tokens they may name, their norms kept.
 
         The mean is over the probabilities of the tokens: what a latent does not say for certain moves a term vector
-        less than the noise of reading does. Without tokens, the term vectors as they are.
+        less than the noise of reading does. Without tokens, the term vectors as they are. In bfloat16 where the
+        processor has a unit for it.
         """
         if not len(self.tokens):
             return terms
-        tokens = F.normalize(self.tokens, dim=-1)
-        found = torch.cat([logits.softmax(-1) @ tokens for logits in self._logits(terms)])
+        directions, sharpness = self._rounded_directions(), float(self.sharpness.detach().exp())
+        tokens = directions.T
+
+        def of_some(rows: Tensor) -> Tensor:
+            found = []
+            for part in torch.split((rows * sharpness).to(directions.dtype), _ROWS):
+                weights = part @ directions
+                if sharpness > _MOST:
+                    weights -= sharpness - _MOST
+                # A direction needs no weights that add up to one.
+                found.append(weights.exp_() @ tokens)
+            mean = torch.cat(found).float()
+            return F.normalize(mean / mean.abs().amax(-1, keepdim=True), dim=-1)
+
+        rows = F.normalize(terms, dim=-1).flatten(0, -2)
+        shares = torch.tensor_split(rows, torch.get_num_threads()) if len(rows) > _ROWS else [rows]
+        found = torch.cat(at_once(of_some, shares))
         norms: Tensor = torch.linalg.vector_norm(terms, dim=-1, keepdim=True)
-        return F.normalize(found, dim=-1).view_as(terms) * norms
+        return found.view_as(terms) * norms
 
     def _logits(self, terms: Tensor) -> Iterator[Tensor]:
         """Of the tokens that term vectors [..., term_size] stand for, [n, V] for some of them after another."""

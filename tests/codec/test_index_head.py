@@ -85,6 +85,25 @@ def test_a_term_vector_is_read_as_the_token_it_most_probably_names() -> None:
     assert unnamed.expected(noisy) is noisy
 
 
+@pytest.mark.parametrize("gains", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("sharpness", [3.0, 4.0, 5.0])
+def test_it_is_the_mean_of_the_tokens_by_their_probability(
+    gains: bool, sharpness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nextmem_agents.codec.index_head.GAINS_BY_BFLOAT16", gains)
+    torch.manual_seed(5)
+    head = IndexHead(64, 4, 32, 24, 32, 50)
+    with torch.inference_mode():
+        head.sharpness.fill_(sharpness)
+        terms = 3 * torch.randn(200, 32)  # far from all tokens, and more than are worked on at once
+        tokens = torch.nn.functional.normalize(head.tokens, dim=-1)
+        cosines = torch.nn.functional.normalize(terms, dim=-1) @ tokens.T
+        mean = (cosines * head.sharpness.exp()).softmax(-1) @ tokens
+        found = head.expected(terms)
+        assert float(torch.cosine_similarity(found, mean).min()) > (0.97 if gains else 0.9999)
+        torch.testing.assert_close(found.norm(dim=-1), terms.norm(dim=-1))
+
+
 def test_a_text_is_nearest_to_itself_and_vectors_have_length_one(headed: LatentCodec) -> None:
     latents = headed.encode(tiny.TEXTS)
     scores = headed.late_interaction(latents, latents)
