@@ -41,21 +41,29 @@ def around(outline: Outline, matches: Sequence[Match]) -> Scores:
     """
     n = len(outline)
     found, highest = np.zeros(n), 0.0
+    shifts = [(s, _reaches(outline, s)) for d in range(1, min(REACH, n - 1) + 1) for s in (d, -d)]
     for match in matches:
         highest += match.idf
         nearness = np.zeros(n)
         nearness[match.rows] = match.strengths
-        for distance in range(1, REACH + 1):
-            weight = np.exp(-distance / FALL)
-            for shift in (distance, -distance):
-                rows = match.rows + shift
-                inside = (rows >= 0) & (rows < n)
-                here, there = match.rows[inside], rows[inside]
-                same = (outline.sessions[here] == outline.sessions[there]) & (outline.sessions[here] >= 0)
-                # Each row occurs once in `there`, so plain addition is enough.
-                nearness[there[same]] += weight * match.strengths[inside][same]
+        for shift, reaches in shifts:
+            there = reaches[match.rows]
+            # Each row occurs once, so plain addition is enough.
+            nearness[match.rows[there] + shift] += np.exp(-abs(shift) / FALL) * match.strengths[there]
         found += match.idf * nearness / (nearness + 1.0)
     return found / highest if highest > 0 else found
+
+
+def _reaches(outline: Outline, shift: int) -> npt.NDArray[np.bool_]:
+    """Whether the memory so many rows on, or back, is of the same session, ``[n]``."""
+    found = np.zeros(len(outline), dtype=np.bool_)
+    before, after = outline.sessions[: -abs(shift)], outline.sessions[abs(shift) :]
+    same = (before == after) & (before >= 0)
+    if shift > 0:
+        found[:-shift] = same
+    else:
+        found[-shift:] = same
+    return found
 
 
 def in_session(outline: Outline, matches: Sequence[Match]) -> Scores:

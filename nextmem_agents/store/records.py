@@ -195,19 +195,17 @@ Check: TypeAlias = Callable[[str, Record, list[bytes]], "str | None"]
 
 @dataclass(frozen=True, eq=False)
 class TermPostings:
-    """Where one term occurs: three arrays of the same length, by ascending version.
+    """Where one term occurs: two arrays of the same length, by ascending version.
 
     Attributes:
         document_frequency: in how many memories of the scope the term occurs, whatever the filter.
         versions: ``[n]`` int64, the memories that contain the term and pass the filter.
         frequencies: ``[n]`` int64, how often the term occurs in each.
-        lengths: ``[n]`` int64, the sum of all term counts of each.
     """
 
     document_frequency: int
     versions: npt.NDArray[np.int64]
     frequencies: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,7 +138,7 @@ def postings(
         at: when the read takes place and which time it asks about.
         held_memories: the outline of the scope at that time, unfiltered.
     """
-    listed = dict.fromkeys(terms, np.zeros((3, 0), dtype=np.int64))
+    listed = dict.fromkeys(terms, np.zeros((2, 0), dtype=np.int64))
     if scope is None:
         return Postings(0, 0.0, {term: _term_postings(table, None, None) for term, table in listed.items()})
     held = selection(sql, scope, None, at)
@@ -146,19 +146,17 @@ def postings(
     for batch in batches(list(listed)):
         marks = ",".join("?" * len(batch))
         # A common word stands in tens of thousands of memories: one row for all of them is ten times faster.
-        for term, numbers, *columns in sql.execute(
-            "SELECT term,"  # noqa: S608 -- marks
-            " MIN(typeof(version) = 'integer' AND typeof(frequency) = 'integer' AND typeof(length) = 'integer'),"
-            " json_group_array(version), json_group_array(frequency), json_group_array(length) FROM postings"
+        for term, count, *columns in sql.execute(
+            "SELECT term, COUNT(*), json_group_array(version), json_group_array(frequency) FROM postings"  # noqa: S608 -- marks
             f" WHERE scope = ? AND term IN ({marks}) GROUP BY term",
             (scope, *batch),
         ):
             with undamaged("the lexical index"):
-                if not numbers:
+                # It is read up to what is no number.
+                numbers = [np.fromstring(column[1:-1], np.int64, sep=",") for column in columns]
+                if any(len(column) != count for column in numbers):
                     raise ValueError("where a number belongs stands none")
-                listed[term] = np.stack(
-                    [np.fromstring(column[1:-1], np.int64, sep=",") for column in columns]
-                )
+                listed[term] = np.stack(numbers)
     if at.as_of is not None and held is not None:
         for term, rows in _archived_postings(sql, scope, held, listed).items():
             listed[term] = np.concatenate([listed[term], np.array(rows, dtype=np.int64).T], axis=1)
@@ -192,11 +190,11 @@ def terms(sql: sqlite3.Connection, scope: int, version: int) -> dict[str, HeldTe
 
 def _archived_postings(
     sql: sqlite3.Connection, scope: int, versions: Versions, terms: Collection[str]
-) -> dict[str, list[tuple[int, int, int]]]:
-    found: dict[str, list[tuple[int, int, int]]] = {}
+) -> dict[str, list[tuple[int, int]]]:
+    found: dict[str, list[tuple[int, int]]] = {}
     for version, counts in _archived_terms(sql, scope, versions).items():
         for term in counts.keys() & terms:
-            found.setdefault(term, []).append((version, counts[term], sum(counts.values())))
+            found.setdefault(term, []).append((version, counts[term]))
     return found
 
 
@@ -211,13 +209,13 @@ def _archived_terms(sql: sqlite3.Connection, scope: int, versions: Versions) -> 
 def _term_postings(
     table: npt.NDArray[np.int64], held: Versions | None, allowed: Versions | None
 ) -> TermPostings:
-    """Of rows of versions, frequencies and lengths, in any order."""
+    """Of rows of versions and frequencies, in any order."""
     if (table[0, 1:] < table[0, :-1]).any():
         table = table[:, np.argsort(table[0], kind="stable")]
     if held is not None:
         table = table[:, np.isin(table[0], held)]
-    versions, frequencies, sizes = table if allowed is None else table[:, np.isin(table[0], allowed)]
-    return TermPostings(table.shape[1], versions, frequencies, sizes)
+    versions, frequencies = table if allowed is None else table[:, np.isin(table[0], allowed)]
+    return TermPostings(table.shape[1], versions, frequencies)
 
 
 def neighbours(

@@ -13,11 +13,11 @@ from nextmem_agents.store import Postings, TermPostings
 from tests.recall.outlines import outline
 
 
-def posting(df: int, rows: list[tuple[int, int, int]]) -> TermPostings:
-    versions, frequencies, lengths = (
-        (np.array(c, np.int64) for c in zip(*rows, strict=True)) if rows else [np.zeros(0, np.int64)] * 3
+def posting(df: int, rows: list[tuple[int, int]]) -> TermPostings:
+    versions, frequencies = (
+        (np.array(c, np.int64) for c in zip(*rows, strict=True)) if rows else [np.zeros(0, np.int64)] * 2
     )
-    return TermPostings(df, versions, frequencies, lengths)
+    return TermPostings(df, versions, frequencies)
 
 
 def test_words_are_folded_stemmed_and_stripped_of_stop_words() -> None:
@@ -51,7 +51,7 @@ def test_words_keep_their_order() -> None:
 def test_bm25_is_its_formula() -> None:
     # Memories 1 to 10, of 4 and 8 and otherwise 5 terms; rows of an outline begin at 0.
     scope = outline([("s", "a", n) for n in (4, 5, 8, 5, 5, 5, 5, 5, 5, 5)])
-    found = Postings(10, 5.2, {"cat": posting(2, [(1, 1, 4), (3, 2, 8)]), "dog": posting(0, [])})
+    found = Postings(10, 5.2, {"cat": posting(2, [(1, 1), (3, 2)]), "dog": posting(0, [])})
     scores = bm25(scope, locate(found, scope).values())
     rarity = {df: math.log(1 + (10 - df + 0.5) / (df + 0.5)) for df in (0, 2)}
     highest = (rarity[0] + rarity[2]) * (K1 + 1)
@@ -64,7 +64,7 @@ def test_bm25_is_its_formula() -> None:
 
 def test_scores_stay_below_one_even_for_a_perfect_match() -> None:
     scope = outline([("s", "a", 8)] * 1000)
-    scores = bm25(scope, locate(Postings(1000, 8.0, {"cat": posting(1, [(1, 500, 8)])}), scope).values())
+    scores = bm25(scope, locate(Postings(1000, 8.0, {"cat": posting(1, [(1, 500)])}), scope).values())
     assert 0.9 < scores[0] < 1
 
 
@@ -75,9 +75,7 @@ def test_no_terms_and_no_memories_give_no_scores() -> None:
 
 def test_what_was_written_after_the_outline_was_read_is_left_out() -> None:
     scope = outline([("s", "a", 3)])
-    assert locate(Postings(1, 3.0, {"cat": posting(2, [(1, 1, 3), (2, 1, 3)])}), scope)[
-        "cat"
-    ].rows.tolist() == [0]
+    assert locate(Postings(1, 3.0, {"cat": posting(2, [(1, 1), (2, 1)])}), scope)["cat"].rows.tolist() == [0]
 
 
 def match(rarity: float, rows: list[int], frequencies: list[int]) -> Match:
