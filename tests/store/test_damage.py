@@ -262,7 +262,9 @@ def test_a_folder_of_format_1_is_upgraded_with_all_it_holds(folder, open_store, 
     connection.close()
 
 
-@pytest.mark.parametrize(("column", "value"), [("frequency", "two"), ("frequency", "1,1"), ("frequency", 1.5), ("version", 2.5)])
+@pytest.mark.parametrize(
+    ("column", "value"), [("frequency", "two"), ("frequency", "1,1"), ("frequency", 1.5), ("version", 2.5)]
+)
 def test_a_damaged_posting_is_an_error_and_no_wrong_rank(written, open_store, column, value):
     with sqlite3.connect(database(written)) as sql:
         sql.execute("PRAGMA foreign_keys = OFF")
