@@ -140,6 +140,15 @@ def test_latent_ranking_finds_a_text_by_itself(alice: Scope) -> None:
         assert alice.recall(text, k=1, ranking="latent")[0].text == text
 
 
+@pytest.mark.parametrize(("word", "said_in"), [("car", 1), ("tree", 2), ("ferry", 3), ("engine", 1)])
+def test_latents_find_a_bare_word_in_the_middle_of_what_was_said(
+    alice: Scope, word: str, said_in: int
+) -> None:
+    texts = ["A red apple pie.", "A blue car engine.", "A green tree in a park.", "The ferry leaves at nine."]
+    alice.remember(texts)
+    assert alice.recall(word, k=1, ranking="latent")[0].text == texts[said_in]
+
+
 def test_a_speakers_name_is_found(alice: Scope) -> None:
     alice.remember(["I went hiking.", "I went hiking."], role=["Caroline", "Melanie"])
     assert alice.recall("Did Melanie hike?", k=1)[0].role == "Melanie"

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from langchain_nextmem.scopes import scope_of
-from nextmem_agents.errors import MemoryNotFound
+from nextmem_agents.errors import InvalidArgument, MemoryNotFound
 from nextmem_agents.memory import NextMem
 from nextmem_agents.recall.hits import Hit, Memory
 from nextmem_agents.scope import Scope
@@ -186,7 +186,11 @@ def _document(memory: Memory) -> Document:
 
 
 def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A document's metadata as a memory's, which has fields of its own by some of those names."""
+    """A document's metadata, or a filter on it, as a memory's, which has fields of its own by some of those names."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(
+            f"metadata and filters are mappings such as {{'year': 2024}}, not {metadata!r:.80}"
+        )
     return {_OWN + key if _renamed(key) else key: value for key, value in metadata.items()}
 
 

@@ -58,7 +58,9 @@ def score_memories(
         vector: the query's index vector ``[P]``, where the store's were not made by the codec.
         weights: what each signal counts in a hybrid ranking.
     """
-    chunks = codec.chunk(query)
+    # A word that does not begin a sentence stands behind a space in what was said, and is another token there.
+    in_midst = isinstance(query, str) and query[:1].islower()
+    chunks = codec.chunk(f" {query}" if in_midst else query)
     if not chunks and not (ranking == "latent" and vector is not None):
         raise EmptyText("the query is empty; give a question or a text")
     n = max(_MIN_CANDIDATES, 4 * k)

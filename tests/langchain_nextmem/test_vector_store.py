@@ -105,3 +105,10 @@ def test_it_stands_behind_the_memory_of_vector_stores(alice: Scope) -> None:
 def test_an_embedding_model_makes_a_store_of_its_own() -> None:
     documents = NextMemVectorStore.from_texts(["The vet opens at ten."], DeterministicFakeEmbedding(size=8))
     assert documents.similarity_search("vet", k=1)[0].page_content == "The vet opens at ten."
+
+
+def test_a_filter_that_is_no_mapping_is_refused(alice: Scope) -> None:
+    documents = NextMemVectorStore(alice)
+    documents.add_texts(["One."])
+    with pytest.raises(InvalidArgument, match="mappings"):
+        documents.similarity_search("One.", filter=lambda document: True)  # type: ignore[arg-type]
