@@ -303,6 +303,10 @@ class NextMem:
     aflush = async_twin(flush)
     aclose = async_twin(close)
 
+    def __deepcopy__(self, _: object) -> NextMem:
+        """Itself: an open store is shared by what holds it, also where a framework copies that."""
+        return self
+
     def __enter__(self) -> NextMem:
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sqlite3
@@ -28,6 +29,13 @@ from nextmem_agents.codec import DEFAULT_CODEC
 from nextmem_agents.codec.config import CodecConfig
 from nextmem_agents.errors import KeyMissing
 from nextmem_agents.memory import default_folder
+
+
+def test_a_deep_copy_of_what_holds_a_memory_holds_the_same(memory: NextMem) -> None:
+    held = copy.deepcopy({"memory": memory, "scope": memory.scope("a")})
+    assert held["memory"] is memory
+    held["scope"].remember("One.")  # type: ignore[union-attr]
+    assert memory.scope("a").count() == 1
 
 
 def test_memories_survive_closing(codec: LatentCodec, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from nextmem_agents.codec.exact import DecompressedText, decompress
 from nextmem_agents.codec.latent_codec import LatentCodec
@@ -19,6 +20,9 @@ from nextmem_agents.scope.vault import Vault
 from nextmem_agents.scope.writing import holds_any, refuse_plain, refuse_sealed
 from nextmem_agents.store.keys import KeyRing
 from nextmem_agents.store.records import Record, Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ScopeBase:
@@ -46,6 +50,10 @@ class ScopeBase:
 
     def __repr__(self) -> str:
         return f"Scope({self.name!r})"
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Itself: see :class:`~nextmem_agents.NextMem`'s."""
+        return self
 
     @property
     def encrypted(self) -> bool:
