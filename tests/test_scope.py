@@ -392,3 +392,10 @@ def test_what_cannot_be_meant_is_refused(alice: Scope, call: Any, error: str) ->
 def test_any_whole_number_is_a_k(alice: Scope) -> None:
     alice.remember("The boat leaves at noon.")
     assert len(alice.recall("boat", k=10**30)) == len(alice.recall("boat", k=np.int64(2))) == 1
+
+
+@pytest.mark.parametrize("model", [object(), lambda prompt: None], ids=["no function", "no reply"])
+def test_a_model_is_a_function_from_a_prompt_to_its_reply(alice: Scope, model: Any) -> None:
+    alice.remember("The key is under the pot.")
+    with pytest.raises(InvalidArgument, match="a function from a prompt to its reply"):
+        alice.answer("Where is the key?", model=model)

@@ -177,10 +177,15 @@ class NextMemMemory(BaseMemory):
                 f"the chain has no {kind} {key!r}, only {', '.join(values) or 'none'}: correct {kind}_key"
             )
         value = values[key]
+        if isinstance(value, list) and value:
+            # A conversation's messages, of which the last is the turn's; else a message's content blocks.
+            messages = all(isinstance(each, BaseMessage) for each in value)
+            if messages or all(isinstance(each, str | dict) for each in value):
+                value = value[-1] if messages else HumanMessage(value)
         if isinstance(value, BaseMessage):
             return str(value.text)
         if not isinstance(value, str):
             raise InvalidArgument(
-                f"the {kind} {key!r} is a {type(value).__name__}; memory takes a string or a message"
+                f"the {kind} {key!r} is a {type(value).__name__}; memory takes a string, a message or content blocks"
             )
         return value

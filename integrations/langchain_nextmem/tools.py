@@ -12,6 +12,7 @@ from langgraph.prebuilt import InjectedState
 
 from langchain_nextmem.scopes import called_with, check_recall, scope_of, scope_of_call, session_of_call
 from langchain_nextmem.turns import well_formed
+from nextmem_agents.errors import EmptyText, MemoryRefused
 from nextmem_agents.memory import NextMem
 from nextmem_agents.scope import Scope
 
@@ -65,19 +66,25 @@ def tools_over(
     # LangChain hands the call's config and the run's state to a tool by arguments which the model does not see.
     def remember(text: str, config: RunnableConfig, state: Annotated[State, InjectedState] = None) -> str:
         """Remember a fact for later conversations. Write it as a whole sentence that is clear by itself."""
-        with called_with(config):
-            scope(state).remember(
-                well_formed(text),
-                role="assistant",
-                session=session(state),
-                occurred_at=datetime.now(timezone.utc),
-            )
+        try:
+            with called_with(config):
+                scope(state).remember(
+                    well_formed(text),
+                    role="assistant",
+                    session=session(state),
+                    occurred_at=datetime.now(timezone.utc),
+                )
+        except (EmptyText, MemoryRefused) as error:  # the model's doing, which the run goes on after
+            return f"Not remembered: {error}"
         return "Remembered."
 
     def recall(query: str, config: RunnableConfig, state: Annotated[State, InjectedState] = None) -> str:
         """Search what was remembered in earlier conversations. Ask with the words that the answer may have."""
-        with called_with(config):
-            hits = scope(state).recall(well_formed(query), k)
+        try:
+            with called_with(config):
+                hits = scope(state).recall(well_formed(query), k)
+        except EmptyText as error:
+            return f"Nothing was found: {error}"
         return hits.as_prompt(max_tokens) or "Nothing was found."
 
     return [StructuredTool.from_function(remember), StructuredTool.from_function(recall)]

@@ -82,9 +82,9 @@ def mcp(
         bool, typer.Option("--json", help="Print the entry for an MCP client's configuration, and exit.")
     ] = False,
 ) -> None:
-    """Serve one scope to agents over the Model Context Protocol: remember, recall, list, forget.
+    r"""Serve one scope to agents over the Model Context Protocol: remember, recall, list, forget.
 
-    The scope is the one given here; no model can choose another. Needs `pip install "nextmem-agents[mcp]"`.
+    The scope is the one given here; no model can choose another. Needs `pip install "nextmem-agents\[mcp]"`.
     """
     if as_json:
         print_json({"mcpServers": {"nextmem": _entry(store, scope, codec, transport, port, read_only)}})

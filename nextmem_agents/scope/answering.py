@@ -11,7 +11,7 @@ import torch
 from nextmem_agents.codec.injection import Segment
 from nextmem_agents.codec.latent_codec import LatentCodec
 from nextmem_agents.codec.latents import Latents
-from nextmem_agents.errors import CannotAnswer
+from nextmem_agents.errors import CannotAnswer, InvalidArgument
 from nextmem_agents.recall.budget import TokenCounter
 from nextmem_agents.recall.extract import best_sentence
 from nextmem_agents.recall.hits import Hits
@@ -44,12 +44,18 @@ class Answer:
         return self.text
 
 
+_FUNCTION = "a function from a prompt to its reply, such as lambda prompt: chat_model.invoke(prompt).text"
+
+
 def choose_reader(codec: LatentCodec, model: object, mode: Mode) -> Literal["model", "codec", "extract"]:
     """Who answers: the given model; else the codec's own reader, if that was asked for or is good enough.
 
     Raises:
         CannotAnswer: latents are asked for, and the model cannot take any or the codec was not trained to answer.
+        InvalidArgument: the model is no function.
     """
+    if model is not None and not callable(model):
+        raise InvalidArgument(f"model is {_FUNCTION}, not {model!r:.80}")
     latents = mode in ("inject", "mixed")
     if model is not None and latents:
         raise CannotAnswer(
@@ -74,6 +80,8 @@ def answer_from_text(
         text = best_sentence(question, hits)
         return Answer(text, hits, "decompress", "extract", counter(text))
     reply = model(f"{plan.render()}\n\nQuestion: {question}\nAnswer:")
+    if not isinstance(reply, str):
+        raise InvalidArgument(f"model gave a {type(reply).__name__}; it is {_FUNCTION}")
     return Answer(reply, hits, "decompress", "model", plan.tokens, plan)
 
 

@@ -311,3 +311,12 @@ def test_an_instruction_in_a_memory_stays_a_quotation(alice: Scope) -> None:
     assert all(line.startswith("> ") for line in lines if "ignore all rules" in line or "secret word" in line)
     assert "<|im_start|>" not in model.last
     assert not any(line.startswith("System") for line in lines)
+
+
+def test_content_blocks_and_messages_are_a_turn_as_chains_hand_them_over(alice: Scope) -> None:
+    memory = NextMemMemory(memory=alice, input_key="input")
+    blocks = [{"type": "text", "text": "It is sunny in Oslo."}]
+    memory.save_context({"input": [HumanMessage("How is it there?")]}, {"output": blocks})
+    assert sorted(m.text for m in alice.list()) == ["How is it there?", "It is sunny in Oslo."]
+    with pytest.raises(InvalidArgument, match="content blocks"):
+        memory.save_context({"input": "Hi."}, {"output": [1]})

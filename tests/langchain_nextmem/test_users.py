@@ -371,3 +371,12 @@ async def test_32_users_at_once_without_cross_talk(memory: NextMem) -> None:
             f"no cross-talk; lag p99 of {1000 * p99:.0f} ms says nothing while the machine is this busy"
         )
     assert p99 <= 0.05
+
+
+def test_a_tool_says_what_was_not_remembered_and_the_run_goes_on(memory: NextMem) -> None:
+    refusing = memory.scope("a", on_remember=lambda _: None)
+    remember, recall = memory_tools(refusing)
+    assert remember.invoke({"text": "The code is 4711."}).startswith("Not remembered: on_remember refused")
+    assert remember.invoke({"text": ""}).startswith("Not remembered: ")
+    assert recall.invoke({"query": ""}).startswith("Nothing was found: ")
+    assert refusing.count() == 0
